@@ -1,0 +1,243 @@
+"""The bundle: one folder with graphs, tokenizer and a manifest that says and proves what they are.
+
+`Manifest` is the contract between export, its only writer, and everyone who reads. Nothing is believed before it is
+checked: `open_bundle` compares the manifest with its own hash, every file with its size and hash, and refuses what the
+manifest does not list, links, and paths that leave the folder. Two exceptions, made by the Hub's cache: links into the
+same cached repository's ``blobs/``, and ``.git*``, ``.cache/`` and ``model.sig``, which are ignored unread.
+
+>>> bundle = open_bundle("bundle/")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from burnish_serve.errors import BundleError, InputError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_MAX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file of the bundle."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hash of its contents, in hexadecimal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One graph of the bundle."""
+
+    file: str
+    """Path inside the bundle; its size and hash stand in `Manifest.files`."""
+    precision: str
+    """``fp32``, ``int8`` (static), ``int8-dynamic`` …"""
+    batch_invariant: bool
+    """Whether an answer is the same alone and beside any neighbours."""
+    providers: tuple[str, ...]
+    """Execution providers that it was made for."""
+    cpu_features: tuple[str, ...]
+    """Processor features that it needs to be fast; empty where it needs none."""
+    max_difference: float
+    """Largest difference of a logit from PyTorch's, seen in the proof."""
+    label_changes: int
+    """Rows of the evaluation whose label differs from the float32 reference's."""
+    score: float | None
+    """The task's metric on the evaluation rows; None where there were none."""
+    golden_outputs: tuple[tuple[float, ...], ...]
+    """Logits of `Manifest.golden_rows`, one row each."""
+    golden_tolerance: float
+    """How far a replayed logit may be from its golden one on another processor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that a runner needs to know, and what was proven about it."""
+
+    task: str
+    labels: tuple[str, ...]
+    problem_type: str
+    max_length: int
+    """Tokens that the model reads at the most, special ones included."""
+    pad_token_id: int
+    inputs: tuple[str, ...]
+    """Names of the graph's inputs: int64 ``[batch, length]`` each."""
+    outputs: tuple[str, ...]
+    variants: dict[str, Variant]
+    defaults: dict[str, str]
+    """The variant to take by execution provider."""
+    files: dict[str, File]
+    """Every file of the bundle but the manifest, by path."""
+    golden_rows: tuple[dict[str, Any], ...]
+    """Inputs that `burnish verify` replays."""
+    reference_score: float | None
+    """PyTorch's score on the same rows as the variants'."""
+    evaluation_rows: int
+    provenance: dict[str, Any]
+    """Base model, data hashes, versions, seed, what the export decided and why."""
+    warnings: tuple[str, ...] = ()
+    thresholds: dict[str, float] = field(default_factory=dict)
+    stride: int = 0
+    """Tokens that neighbouring windows of a long text share; 0 where long texts are cut."""
+    format: int = FORMAT
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical form, with its own hash in the key ``sha256``."""
+        values = dataclasses.asdict(self)
+        return _canonical({**values, "sha256": hashlib.sha256(_canonical(values)).hexdigest()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = MANIFEST) -> Manifest:
+        """Return the manifest, checked against its own hash and for the type of every key.
+
+        Raises:
+            BundleError: it is damaged, of a newer format, or not in canonical form.
+        """
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{name} is damaged: it is not JSON") from error
+        if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+            raise BundleError(f"{name} is not a bundle's manifest: it names no format")
+        if values["format"] > FORMAT:
+            raise BundleError(
+                f"{name} has format {values['format']}, and this version of burnish reads up to {FORMAT}: upgrade burnish"
+            )
+        stated = values.pop("sha256", None)
+        if stated != hashlib.sha256(_canonical(values)).hexdigest() or data != _canonical({**values, "sha256": stated}):
+            raise BundleError(f"{name} is damaged: it does not match its own hash")
+        manifest: Manifest = _typed(values, cls, name)
+        return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that was found whole."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Return the path of one of its files."""
+        return self.folder / name
+
+
+def is_bundle(folder: str | Path) -> bool:
+    """Return whether a folder says that it is a bundle; it may still be damaged."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """Return the bundle in a folder once every file was checked.
+
+    Raises:
+        InputError: there is no such folder.
+        BundleError: it is not a bundle, is damaged, or holds what no bundle may hold.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such bundle: {folder}")
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST} (an export that was interrupted leaves none)"
+        )
+    _check_link(folder, MANIFEST)
+    if path.stat().st_size > MANIFEST_MAX_BYTES:
+        raise BundleError(f"{path} is refused: a manifest has at most {MANIFEST_MAX_BYTES} bytes")
+    manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+    for name, file in manifest.files.items():
+        _check_file(folder, name, file)
+    for name in _files_in(folder):
+        if name not in manifest.files and name != MANIFEST:
+            raise BundleError(f"{folder / name} is refused: the manifest does not list it")
+    for variant in manifest.variants.values():
+        if variant.file not in manifest.files:
+            raise BundleError(f"{path} is refused: its variant {variant.file!r} is not among its files")
+    return Bundle(folder=folder, manifest=manifest)
+
+
+def describe_file(path: Path) -> File:
+    """Return a file's size and hash."""
+    with path.open("rb") as file:
+        return File(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _check_file(folder: Path, name: str, file: File) -> None:
+    parts = PurePosixPath(name)
+    if not name or parts.is_absolute() or ".." in parts.parts or "\\" in name or str(parts) != name:
+        raise BundleError(f"{folder / MANIFEST} is refused: it lists the path {name!r}, which is not inside the bundle")
+    path = folder / name
+    for step in (parts, *parts.parents[:-1]):
+        _check_link(folder, str(step))
+    if not path.is_file():
+        raise BundleError(f"{folder} is damaged: {name} is missing")
+    if path.stat().st_size != file.size:
+        raise BundleError(f"{path} is damaged: it has {path.stat().st_size} bytes, not the {file.size} of the manifest")
+    if describe_file(path).sha256 != file.sha256:
+        raise BundleError(f"{path} is damaged: its contents do not match the manifest's hash")
+
+
+def _check_link(folder: Path, name: str) -> None:
+    """Refuse a link, unless it leads into the blobs of the cached repository that the folder is a snapshot of."""
+    path = folder / name
+    if not path.is_symlink():
+        return
+    blobs = folder.resolve().parents[1] / "blobs"
+    if folder.resolve().parent.name != "snapshots" or path.resolve().parent != blobs:
+        raise BundleError(f"{path} is refused: it is a link")
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        folders[:] = [name for name in folders if name != ".cache" and not name.startswith(".git")]
+        for name in folders:
+            _check_link(folder, (here / name).relative_to(folder).as_posix())
+        for name in files:
+            if not name.startswith(".git") and not (name == "model.sig" and here == folder):
+                yield (here / name).relative_to(folder).as_posix()
+
+
+def _canonical(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """Return a JSON value in the type of a dataclass field, checked all the way down."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict) or set(value) != set(hints):
+            difference = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else [type(value).__name__]
+            raise BundleError(
+                f"{where} is refused: its keys are not those of format {FORMAT} ({', '.join(difference)})"
+            )
+        return typing.cast(Any, kind)(**{key: _typed(value[key], hints[key], f"{where}: {key}") for key in hints})
+    if kind is Any:
+        return value
+    if origin is types.UnionType:
+        return None if value is None else _typed(value, arguments[0], where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(item, arguments[0], where) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(item, arguments[1], f"{where}[{key!r}]") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise BundleError(f"{where} is refused: it has the wrong type ({type(value).__name__})")

@@ -1,0 +1,173 @@
+"""The checkpoint: a Hugging Face folder, and ``burnish.json`` beside it with how it came to be.
+
+Written beside its final name and renamed when it is whole. ``dev.jsonl`` and ``calibration.jsonl`` stand in it, so that
+``burnish export`` needs nothing else.
+
+>>> model = load("runs/intent", device="cpu")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from burnish_serve.errors import InputError
+from burnish_serve.rows import RowWriter
+from burnish_serve.runner import Runner
+from burnish_serve.tasks import Logits, Task, task_named
+from burnish_serve.text import TextEncoder
+from burnish_train.device import use_cuda
+
+RECORD = "burnish.json"
+FORMAT = 1
+CALIBRATION_ROWS = 512
+# Padded tokens of a batch in PyTorch, which gains more from large batches than ONNX Runtime does.
+MAX_BATCH_TOKENS = 4096
+
+
+def load_encoder(name: str, head: str, labels: Sequence[str]) -> tuple[Any, Any]:
+    """Return (tokenizer, model) of a pretrained encoder with a new head.
+
+    Args:
+        name: a folder or a name on the Hub.
+        head: transformers' name of the head, such as ``SequenceClassification``.
+        labels: names of the outputs.
+
+    Raises:
+        InputError: there is no such model, or it has no fast tokenizer or no safetensors.
+    """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise InputError(f"{name} is not a model folder: it has no config.json")
+    label2id = {label: i for i, label in enumerate(labels)}
+    settings = {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": label2id}
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **settings)
+        config.problem_type = "single_label_classification"
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        auto = getattr(transformers, f"AutoModelFor{head}")
+        model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"cannot load the model {name!r} (a folder, or a name on the Hub): {first}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(f"the model {name!r} has no fast tokenizer (tokenizer.json)")
+    return tokenizer, model
+
+
+def encoder_for(tokenizer: Any, folder: Path, max_length: int, model: Any) -> TextEncoder:
+    """Return our tokenization of a transformers tokenizer, limited to what the model can read.
+
+    Raises:
+        InputError: the model reads fewer tokens than ``max_length`` asks for, and says so.
+    """
+    tokenizer.save_pretrained(folder)
+    return TextEncoder(folder / "tokenizer.json", min(max_length, max_positions(model.config, tokenizer)))
+
+
+def max_positions(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens a model can read: its positions, or its tokenizer's limit where that is less."""
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert"}:
+        positions -= config.pad_token_id + 1  # their position numbers start behind the padding's
+    return int(min(positions, tokenizer.model_max_length))
+
+
+def write(
+    folder: Path, tokenizer: Any, model: Any, record: dict[str, Any], rows: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Write a whole checkpoint into an existing folder; the record goes last.
+
+    Args:
+        folder: where.
+        tokenizer: transformers' tokenizer.
+        model: transformers' model.
+        record: contents of ``burnish.json``.
+        rows: file name to rows, for ``dev.jsonl`` and ``calibration.jsonl``.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name, contents in rows.items():
+        with RowWriter(folder / name) as writer:
+            writer.write(contents)
+    text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False)
+    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+class TorchSession:
+    """A transformers model behind the ``run`` of an ONNX Runtime session.
+
+    Args:
+        model: transformers' model, on its device.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model.eval()
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Logits]:
+        """Return the outputs for one batch of int64 arrays."""
+        device = self._model.device
+        with torch.inference_mode():
+            outputs = self._model(**{name: torch.from_numpy(array).to(device) for name, array in input_feed.items()})
+        return [outputs[name].float().cpu().numpy() for name in output_names or outputs]
+
+
+def runner_for(model: Any, encoder: TextEncoder, pad_token_id: int, task: Task) -> Runner:
+    """Return a runner that answers with a PyTorch model: the reference for every bundle."""
+    config = model.config
+    return Runner(
+        task=task,
+        labels=[config.id2label[i] for i in range(config.num_labels)],
+        problem_type=config.problem_type or "single_label_classification",
+        encoder=encoder,
+        session=TorchSession(model),
+        inputs=input_names(config),
+        pad_token_id=pad_token_id,
+        variant="pytorch",
+        max_batch_tokens=MAX_BATCH_TOKENS,
+    )
+
+
+def input_names(config: Any) -> tuple[str, ...]:
+    """Return the inputs that a model of this config reads."""
+    typed = getattr(config, "type_vocab_size", 0) > 1
+    return ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+
+
+def load(folder: str | Path, *, device: str = "auto") -> Runner:
+    """Return a checkpoint of ours, ready to answer.
+
+    Raises:
+        InputError: the folder is not a checkpoint.
+        DeviceError: the device cannot be used.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    try:
+        auto = getattr(transformers, f"AutoModelFor{task_named(record['task']).head}")
+        model = auto.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} is not a checkpoint that can be loaded: {str(error).splitlines()[0]}") from error
+    model.to("cuda" if use_cuda(device) else "cpu")
+    encoder = TextEncoder(folder / "tokenizer.json", record["max_length"])
+    return runner_for(model, encoder, tokenizer.pad_token_id, task_named(record["task"]))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's ``burnish.json``.
+
+    Raises:
+        InputError: it is missing or is not JSON.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is neither a bundle nor a checkpoint of burnish: it has no {RECORD}") from error
+    except ValueError as error:
+        raise InputError(f"{folder / RECORD} is damaged: it is not JSON") from error
+    return record

@@ -1,0 +1,42 @@
+"""``burnish train``: the recipe, the flags, and what is told at the end.
+
+The module is light; PyTorch is imported when the work begins.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from burnish_serve.cli.verb import Report, verb
+from burnish_serve.config import flags
+from burnish_train.config import TrainConfig, read_recipe
+
+
+@click.command(short_help="fine-tune an encoder on labelled rows; writes a checkpoint")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.toml]")
+@flags(TrainConfig)
+@click.option("--resume", is_flag=True, help="go on with the unfinished run of the same --out")
+@click.option("--overwrite", is_flag=True, help="replace what stands at --out")
+@verb(extra="train")
+def train(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> Report:
+    """Fine-tune a pretrained encoder on labelled rows and write a checkpoint.
+
+    Every key of a recipe is also a flag, and a flag wins. The checkpoint is a Hugging Face folder, with its record in
+    burnish.json: settings, data hashes, scores, training curve.
+    """
+    config = read_recipe(recipe, **given)
+    from burnish_train.fit import train as run
+
+    record = run(config, resume=resume, overwrite=overwrite, log=lambda line: click.echo(line, file=sys.stderr))
+    lines = [f"checkpoint written to {config.out} ({record['steps']} steps in {record['seconds']:.0f} s)"]
+    for split, metrics in record["metrics"].items():
+        lines.append(
+            f"{split:>4}: accuracy {metrics['accuracy']:.4f}, macro F1 {metrics['f1_macro']:.4f}, "
+            f"precision {metrics['precision_macro']:.4f}, recall {metrics['recall_macro']:.4f}"
+        )
+    lines.append(f"next: burnish export {config.out} --out {config.out}-bundle")
+    return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))

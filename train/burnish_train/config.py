@@ -1,0 +1,62 @@
+"""The settings of ``burnish train``: every key of a recipe is a field here and a flag of the command.
+
+>>> read_recipe(Path("train/recipes/intent.toml"), train="train.jsonl", out=Path("runs/a"))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from burnish_serve.config import configure, dataclass, read_toml, setting
+from burnish_serve.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to train, on what, and how; names follow ``transformers.TrainingArguments``."""
+
+    model: str = setting("pretrained encoder: a folder or a name on the Hub")
+    task: str = setting("what the model shall answer", default="text-classification", choices=tuple(TASKS))
+    train: str = setting("rows to learn from: .jsonl .csv .tsv .parquet, or a dataset's name on the Hub")
+    dev: str | None = setting("rows to choose the best epoch on; cut from train where none are given", default=None)
+    test: str | None = setting("rows to score once, at the end", default=None)
+    out: Path = setting("folder of the checkpoint, made by this command")
+    text_column: str = setting("column that holds the text", default="text")
+    label_column: str = setting("column that holds the label", default="label")
+    dev_fraction: float = setting("share of train cut off as dev, by text", default=0.1, minimum=0, below=1)
+    max_length: int = setting("tokens of a text at the most; longer ones are cut", default=512, minimum=3)
+    seed: int = setting("seed of the split, the order, the new weights and dropout", default=42, minimum=0)
+    num_train_epochs: float = setting("how often each row is seen", default=3.0, minimum=0.001)
+    learning_rate: float = setting("highest learning rate", default=5e-5, minimum=0)
+    lr_scheduler_type: str = setting(
+        "how the rate falls after warm-up", default="linear", choices=("linear", "cosine", "constant_with_warmup")
+    )
+    warmup_ratio: float = setting("share of the steps in which the rate rises", default=0.1, minimum=0, below=1)
+    weight_decay: float = setting("AdamW's decay of weights (not of biases and norms)", default=0.01, minimum=0)
+    max_grad_norm: float = setting("gradients longer than this are clipped", default=1.0, minimum=0)
+    label_smoothing_factor: float = setting(
+        "share of the target spread over all labels", default=0.0, minimum=0, below=1
+    )
+    per_device_train_batch_size: int = setting("rows of a step", default=32, minimum=1)
+    per_device_eval_batch_size: int = setting("rows of a batch in evaluation", default=64, minimum=1)
+    early_stopping_patience: int = setting(
+        "epochs without a better dev score before it stops; 0 never", default=3, minimum=0
+    )
+    save_steps: int = setting("also save every so many steps, to resume from; 0 for epochs only", default=0, minimum=0)
+    device: str = setting("where to train", default="auto", choices=("auto", "cpu", "cuda"))
+    precision: str = setting(
+        "bf16 is automatic mixed precision; auto takes it where the machine has it",
+        default="auto",
+        choices=("auto", "fp32", "bf16"),
+    )
+
+
+def read_recipe(path: Path | None, **given: Any) -> TrainConfig:
+    """Return the config from a recipe and from flags; a flag that is not None wins.
+
+    Raises:
+        InputError: with all that is wrong in both.
+    """
+    values = read_toml(path) if path else {}
+    return configure(TrainConfig, values, source=str(path) if path else "", **given)

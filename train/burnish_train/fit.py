@@ -1,0 +1,249 @@
+"""One training run: transformers' Trainer around our data, our loss and our checkpoint.
+
+The run works in ``OUT.partial/``, where Trainer's own checkpoints stand; when all is done the checkpoint is put together
+there and renamed to ``OUT``. A run that was killed goes on from the last of them with ``--resume``.
+
+>>> train(config)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers.trainer_utils import get_last_checkpoint
+
+from burnish_serve import machine
+from burnish_serve.config import to_dict
+from burnish_serve.errors import BurnishError, InputError
+from burnish_serve.runner import Runner
+from burnish_serve.tasks import Task, task_named
+from burnish_serve.text import TextEncoder
+from burnish_train import checkpoint, curve
+from burnish_train.config import TrainConfig
+from burnish_train.data import Example, Splits, read_splits
+from burnish_train.device import use_bf16, use_cuda
+from burnish_train.losses import LOSSES
+from burnish_train.progress import SaveEvery, StepBar
+
+SETTINGS = "config.json"  # in OUT.partial: what the run was started with
+NEW_PLACE = {"out", "device"}  # what a resumed run may have otherwise
+
+
+def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, log: Any = None) -> dict[str, Any]:
+    """Fine-tune as the config says and write the checkpoint to ``config.out``.
+
+    Args:
+        config: the settings.
+        resume: go on with the unfinished run in ``OUT.partial``; a new one starts where there is none.
+        overwrite: replace what stands at ``OUT`` and ``OUT.partial``.
+        log: called with one line of text for each thing worth telling; None for silence.
+
+    Returns:
+        The contents of ``burnish.json``.
+
+    Raises:
+        InputError: rows, model or folder cannot be used.
+        DeviceError: the device cannot be used.
+        BurnishError: the run was interrupted; the message says how to go on.
+    """
+    say = log or (lambda line: None)
+    started = time.perf_counter()
+    work = config.out.with_name(config.out.name + ".partial")
+    cuda = use_cuda(config.device)
+    bf16 = use_bf16(config.precision, cuda=cuda)
+    splits = read_splits(config)
+    for warning in splits.warnings:
+        say(f"warning: {warning}")
+    last = prepare(work, config, resume=resume, overwrite=overwrite)
+    transformers.set_seed(config.seed)
+    task = task_named(config.task)
+    tokenizer, model = checkpoint.load_encoder(config.model, task.head, splits.labels)
+    (work / "tokenizer").mkdir(exist_ok=True)
+    encoder = checkpoint.encoder_for(tokenizer, work / "tokenizer", config.max_length, model)
+    say(
+        f"{len(splits.train)} rows to train, {len(splits.dev)} dev, {len(splits.test)} test, {len(splits.labels)} labels; "
+        f"{'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, {'bf16' if bf16 else 'fp32'}"
+    )
+    if last:
+        say(f"going on from {last}")
+    if not cuda:
+        torch.set_num_threads(machine.num_threads())
+    trainer = make_trainer(config, work, splits, task, tokenizer, model, encoder, cuda=cuda, bf16=bf16)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except KeyboardInterrupt as error:
+        saved = get_last_checkpoint(str(work)) or "none yet, so it starts again"
+        raise BurnishError(
+            f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
+            f"{saved}; the same command with --resume goes on"
+        ) from error
+    record = write_result(config, work, splits, trainer, tokenizer, encoder)
+    record["seconds"] = round(time.perf_counter() - started, 1)
+    return record
+
+
+def prepare(work: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> str | None:
+    """Make the working folder and return the Trainer checkpoint to go on from, if there is one.
+
+    Raises:
+        InputError: something stands in the way that only the user can decide on.
+    """
+    settings = to_dict(config)
+    if config.out.exists() and not overwrite:
+        raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
+    if work.exists() and overwrite and not resume:
+        shutil.rmtree(work)
+    if work.exists() and not resume:
+        raise InputError(f"{work} holds an unfinished run; --resume goes on with it, --overwrite starts again")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
+    path = work / SETTINGS
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [k for k in settings if k not in NEW_PLACE and before.get(k) != settings[k]]
+        if changed:
+            listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
+            raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    for folder in work.glob("checkpoint-*"):
+        if not (folder / "trainer_state.json").is_file():  # written last: this one was cut off
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(work))
+
+
+def make_trainer(
+    config: TrainConfig,
+    work: Path,
+    splits: Splits,
+    task: Task,
+    tokenizer: Any,
+    model: Any,
+    encoder: TextEncoder,
+    *,
+    cuda: bool,
+    bf16: bool,
+) -> transformers.Trainer:
+    """Return the Trainer of this run."""
+    inputs = checkpoint.input_names(model.config)
+
+    def tensors(rows: Sequence[Example]) -> list[dict[str, Any]]:
+        items = []
+        for row, encoded in zip(rows, encoder([(row.text,) for row in rows]), strict=True):
+            item: dict[str, Any] = {"input_ids": encoded.ids.tolist(), "labels": splits.labels.index(row.label)}
+            if "token_type_ids" in inputs:
+                item["token_type_ids"] = encoded.type_ids.tolist()
+            items.append(item)
+        return items
+
+    def metrics(prediction: transformers.EvalPrediction) -> dict[str, float]:
+        names = splits.labels
+        scores = task.score(
+            [names[i] for i in prediction.label_ids], [names[i] for i in prediction.predictions.argmax(-1)], names
+        )
+        return {key: value for key, value in scores.items() if isinstance(value, float)}
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        return LOSSES[task.head](outputs.logits, labels, config.label_smoothing_factor)
+
+    has_dev = bool(splits.dev)
+    steps = len(splits.train) * config.num_train_epochs / config.per_device_train_batch_size
+    arguments = transformers.TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=config.num_train_epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_eval_batch_size,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch" if has_dev else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=has_dev,
+        metric_for_best_model=task.metric if has_dev else None,
+        greater_is_better=True if has_dev else None,
+        logging_steps=max(1, int(steps / 100)),
+        seed=config.seed,
+        bf16=bf16,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="steps",
+    )
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments,
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        train_dataset=tensors(splits.train),
+        eval_dataset=tensors(splits.dev) if has_dev else None,
+        compute_metrics=metrics,
+        compute_loss_func=loss,
+        callbacks=[StepBar(task.metric), SaveEvery(config.save_steps)],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    if has_dev and config.early_stopping_patience:
+        trainer.add_callback(transformers.EarlyStoppingCallback(config.early_stopping_patience))
+    return trainer
+
+
+def write_result(
+    config: TrainConfig, work: Path, splits: Splits, trainer: transformers.Trainer, tokenizer: Any, encoder: TextEncoder
+) -> dict[str, Any]:
+    """Score the chosen weights in float32, write the checkpoint and rename it to its place."""
+    final = work / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    final.mkdir()
+    task = task_named(config.task)
+    model = checkpoint.runner_for(trainer.model, encoder, tokenizer.pad_token_id, task)
+    points = curve.points(trainer.state.log_history)
+    record = {
+        "task": config.task,
+        "labels": list(splits.labels),
+        "max_length": encoder.max_length,
+        "base_model": config.model,
+        "settings": to_dict(config),
+        "data": splits.sources,
+        "warnings": list(splits.warnings),
+        "seed": config.seed,
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step or trainer.state.global_step,
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
+        "metrics": {name: score(model, rows) for name in ("dev", "test") if (rows := getattr(splits, name))},
+        "curve": points,
+        "machine": machine.description(),
+        "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
+    }
+    curve.draw(points, final / "curve.png", task.metric)
+    sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
+    rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}
+    columns = (task.text_columns[0], task.label_column)
+    as_rows = {
+        name: [dict(zip(columns, (row.text, row.label), strict=True)) for row in some] for name, some in rows.items()
+    }
+    checkpoint.write(final, tokenizer, trainer.model, record, as_rows)
+    if config.out.exists():
+        shutil.rmtree(config.out)
+    final.rename(config.out)
+    shutil.rmtree(work)
+    return record
+
+
+def score(model: Runner, rows: Sequence[Example]) -> dict[str, Any]:
+    """Return the task's metrics of a model on rows."""
+    logits = model.logits([row.text for row in rows])
+    predicted = [model.labels[i] for i in logits.argmax(-1)]
+    return model.task.score([row.label for row in rows], predicted, model.labels)

@@ -1,0 +1,69 @@
+"""What Trainer tells while it runs: a bar on standard error with loss and dev score, and checkpoints in between.
+
+>>> trainer.add_callback(StepBar("accuracy"))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import transformers
+from tqdm import tqdm
+
+
+class StepBar(transformers.TrainerCallback):
+    """A progress bar over steps; it vanishes where standard error is no terminal, and the lines per epoch stay.
+
+    Args:
+        metric: the score to show after each evaluation.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._bar: Any = None
+        self._loss = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar, where the run goes on from."""
+        hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=hidden, file=sys.stderr)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar by one step."""
+        self._bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Show the loss."""
+        if logs and "loss" in logs:
+            self._loss = f"loss {float(logs['loss']):.3f}"
+            self._bar.set_postfix_str(self._loss)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Say how the dev rows were answered."""
+        value = (metrics or {}).get(f"eval_{self._metric}")
+        if self._bar is not None and value is not None:
+            line = f"epoch {state.epoch:.1f}  step {state.global_step}  {self._loss}  dev {self._metric} {value:.4f}"
+            tqdm.write(line, file=sys.stderr)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+class SaveEvery(transformers.TrainerCallback):
+    """Saves a checkpoint every so many steps, besides those that each epoch's evaluation makes.
+
+    Args:
+        steps: how often; 0 for never.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint where it is due."""
+        if self._steps and state.global_step % self._steps == 0:
+            control.should_save = True
