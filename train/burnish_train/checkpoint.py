@@ -22,6 +22,7 @@ from burnish_serve.runner import Runner
 from burnish_serve.tasks import Logits, Task, task_named
 from burnish_serve.text import TextEncoder
 from burnish_train.device import use_cuda
+from burnish_train.heads import PooledClassifier
 
 RECORD = "burnish.json"
 FORMAT = 1
@@ -30,33 +31,42 @@ CALIBRATION_ROWS = 512
 MAX_BATCH_TOKENS = 4096
 
 
-def load_encoder(name: str, head: str, labels: Sequence[str]) -> tuple[Any, Any]:
+def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "first") -> tuple[Any, Any]:
     """Return (tokenizer, model) of a pretrained encoder with a new head.
 
     Args:
         name: a folder or a name on the Hub.
         head: transformers' name of the head, such as ``SequenceClassification``.
         labels: names of the outputs.
+        pooling: ``first`` for the architecture's own head, or a pooling of ours.
 
     Raises:
         InputError: there is no such model, or it has no fast tokenizer or no safetensors.
     """
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise InputError(f"{name} is not a model folder: it has no config.json")
-    label2id = {label: i for i, label in enumerate(labels)}
-    settings = {"num_labels": len(labels), "id2label": dict(enumerate(labels)), "label2id": label2id}
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **settings)
-        config.problem_type = "single_label_classification"
+        config = transformers.AutoConfig.from_pretrained(
+            name,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            problem_type="single_label_classification",
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        auto = getattr(transformers, f"AutoModelFor{head}")
-        model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
+        model = _load_weights(name, head, pooling, config)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {name!r} (a folder, or a name on the Hub): {first}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"the model {name!r} has no fast tokenizer (tokenizer.json)")
     return tokenizer, model
+
+
+def _load_weights(name: str | Path, head: str, pooling: str, config: Any) -> Any:
+    auto = getattr(transformers, f"AutoModelFor{head}" if pooling == "first" else "AutoModel")
+    model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
+    return model if pooling == "first" else PooledClassifier(model, config.num_labels, pooling)
 
 
 def encoder_for(tokenizer: Any, folder: Path, max_length: int, model: Any) -> TextEncoder:
@@ -148,8 +158,10 @@ def load(folder: str | Path, *, device: str = "auto") -> Runner:
     folder = Path(folder)
     record = read_record(folder)
     try:
-        auto = getattr(transformers, f"AutoModelFor{task_named(record['task']).head}")
-        model = auto.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        config = transformers.AutoConfig.from_pretrained(folder)
+        model = _load_weights(folder, task_named(record["task"]).head, record["pooling"], config)
+        if isinstance(model, PooledClassifier):
+            model.load_head(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} is not a checkpoint that can be loaded: {str(error).splitlines()[0]}") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from burnish_serve.config import configure, dataclass, read_toml, setting
 from burnish_serve.tasks import TASKS
+from burnish_serve.tasks.pooling import POOLINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,11 @@ class TrainConfig:
     dev_fraction: float = setting("share of train cut off as dev, by text", default=0.1, minimum=0, below=1)
     max_length: int = setting("tokens of a text at the most; longer ones are cut", default=512, minimum=3)
     seed: int = setting("seed of the split, the order, the new weights and dropout", default=42, minimum=0)
+    pooling: str = setting(
+        "what the head reads: the architecture's own (first token), or the mean of all tokens",
+        default="first",
+        choices=("first", *POOLINGS),
+    )
     num_train_epochs: float = setting("how often each row is seen", default=3.0, minimum=0.001)
     learning_rate: float = setting("highest learning rate", default=5e-5, minimum=0)
     lr_scheduler_type: str = setting(

@@ -1,7 +1,7 @@
 """One training run: transformers' Trainer around our data, our loss and our checkpoint.
 
-The run works in ``OUT.partial/``, where Trainer's own checkpoints stand; when all is done the checkpoint is put together
-there and renamed to ``OUT``. A run that was killed goes on from the last of them with ``--resume``.
+The run works in ``OUT.partial/``, where Trainer's own checkpoints stand; when all is done the checkpoint is put
+together there and renamed to ``OUT``. A run that was killed goes on from the last of them with ``--resume``.
 
 >>> train(config)  # doctest: +SKIP
 """
@@ -62,15 +62,17 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     splits = read_splits(config)
     for warning in splits.warnings:
         say(f"warning: {warning}")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     last = prepare(work, config, resume=resume, overwrite=overwrite)
     transformers.set_seed(config.seed)
     task = task_named(config.task)
-    tokenizer, model = checkpoint.load_encoder(config.model, task.head, splits.labels)
+    tokenizer, model = checkpoint.load_encoder(config.model, task.head, splits.labels, config.pooling)
     (work / "tokenizer").mkdir(exist_ok=True)
     encoder = checkpoint.encoder_for(tokenizer, work / "tokenizer", config.max_length, model)
     say(
-        f"{len(splits.train)} rows to train, {len(splits.dev)} dev, {len(splits.test)} test, {len(splits.labels)} labels; "
-        f"{'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, {'bf16' if bf16 else 'fp32'}"
+        f"{len(splits.train)} rows to train, {len(splits.dev)} dev, {len(splits.test)} test, "
+        f"{len(splits.labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, {'bf16' if bf16 else 'fp32'}"
     )
     if last:
         say(f"going on from {last}")
@@ -180,9 +182,11 @@ def make_trainer(
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,
+        label_names=["labels"],
         report_to="none",
         disable_tqdm=True,
         logging_strategy="steps",
+        average_tokens_across_devices=False,
     )
     trainer = transformers.Trainer(
         model=model,
@@ -214,6 +218,7 @@ def write_result(
         "task": config.task,
         "labels": list(splits.labels),
         "max_length": encoder.max_length,
+        "pooling": config.pooling,
         "base_model": config.model,
         "settings": to_dict(config),
         "data": splits.sources,
