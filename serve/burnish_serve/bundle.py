@@ -115,7 +115,7 @@ class Manifest:
             raise BundleError(f"{name} is not a bundle's manifest: it names no format")
         if values["format"] > FORMAT:
             raise BundleError(
-                f"{name} has format {values['format']}, and this version of burnish reads up to {FORMAT}: upgrade burnish"
+                f"{name} has format {values['format']}, and this burnish reads up to {FORMAT}: pip install -U burnish"
             )
         stated = values.pop("sha256", None)
         if stated != hashlib.sha256(_canonical(values)).hexdigest() or data != _canonical({**values, "sha256": stated}):

@@ -57,15 +57,21 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def flags(config: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def flags(config: type[Any], *, without: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that gives a click command one option for each field of a config dataclass.
 
     Options that were not given arrive as None, so that `configure` knows what to take from the recipe.
+
+    Args:
+        config: a dataclass whose fields come from `setting`.
+        without: fields that the command takes as arguments.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         hints = typing.get_type_hints(config)
         for item in reversed(dataclasses.fields(config)):
+            if item.name in without:
+                continue
             kind = _plain_type(hints[item.name])
             text = item.metadata["help"]
             if item.default is not MISSING and item.default is not None:

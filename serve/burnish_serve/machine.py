@@ -112,7 +112,7 @@ def description() -> dict[str, object]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "burnish": version("burnish"),
-        **{name: found for name, found in onnxruntime_wheels().items()},
+        **onnxruntime_wheels(),
     }
 
 

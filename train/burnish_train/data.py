@@ -177,9 +177,12 @@ def _overlap_warnings(splits: dict[str, list[Example]]) -> list[str]:
     names = list(splits)
     for i, first in enumerate(names):
         seen = {row.text for row in splits[first]}
-        for second in names[i + 1 :]:
-            if shared := sorted({row.text for row in splits[second]} & seen):
-                warnings.append(f"{first} and {second} share {_count(shared, 'text')}, such as {shared[0][:80]!r}")
+        shares = ((second, sorted({row.text for row in splits[second]} & seen)) for second in names[i + 1 :])
+        warnings += [
+            f"{first} and {second} share {_count(shared, 'text')}, such as {shared[0][:80]!r}"
+            for second, shared in shares
+            if shared
+        ]
     return warnings
 
 

@@ -72,7 +72,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     encoder = checkpoint.encoder_for(tokenizer, work / "tokenizer", config.max_length, model)
     say(
         f"{len(splits.train)} rows to train, {len(splits.dev)} dev, {len(splits.test)} test, "
-        f"{len(splits.labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, {'bf16' if bf16 else 'fp32'}"
+        f"{len(splits.labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, "
+        f"{'bf16' if bf16 else 'fp32'}"
     )
     if last:
         say(f"going on from {last}")

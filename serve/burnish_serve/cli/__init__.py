@@ -52,7 +52,7 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="burnish", prog_name="burnish")
 def main() -> None:
-    """Fine-tune a text encoder, export it to a proven ONNX bundle, and run it fast without PyTorch.
+    r"""Fine-tune a text encoder, export it to a proven ONNX bundle, and run it fast without PyTorch.
 
     \b
     Exit status: 0 done; 1 failed; 2 usage; 3 a quality gate was missed; 4 the exported graph does not answer as

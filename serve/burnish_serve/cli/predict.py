@@ -117,7 +117,6 @@ def _is_cut(answer: Answer) -> bool:
 
 
 def _bar(source: str | None) -> Any:
-    """Return a bar over rows on standard error, with the time left; hidden where that is no terminal."""
-    hidden = not sys.stderr.isatty()
-    length = None if hidden or source in {None, "-"} else count_rows(str(source))
-    return click.progressbar(length=length, label="rows", file=sys.stderr, hidden=hidden, show_pos=True)
+    """Return a bar over rows on standard error, with the time left; hidden where that is no terminal or no file."""
+    length = count_rows(source) if source and source != "-" and sys.stderr.isatty() else None
+    return click.progressbar(length=length or 0, label="rows", file=sys.stderr, hidden=length is None, show_pos=True)

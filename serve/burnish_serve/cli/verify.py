@@ -1,4 +1,4 @@
-"""``burnish verify``: is the bundle whole, and does it answer here as it did where it was made?"""
+"""``burnish verify``: whether a bundle is whole, and answers here as it did where it was made."""
 
 from __future__ import annotations
 

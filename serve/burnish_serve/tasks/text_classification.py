@@ -28,10 +28,7 @@ def decode(logits: Logits, labels: Sequence[str], problem_type: str, top_k: int 
         scores = shifted / shifted.sum(axis=-1, keepdims=True)
     else:
         scores = 1 / (1 + np.exp(-logits))
-    if top_k == 1:
-        best = scores.argmax(axis=-1)[:, None]
-    else:
-        best = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
     values = np.take_along_axis(scores, best, axis=-1).tolist()
     return [
         [{"label": labels[column], "score": score} for column, score in zip(columns, row_scores, strict=True)]

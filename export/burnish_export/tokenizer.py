@@ -1,0 +1,36 @@
+"""The bundle's tokenizer files: what transformers 4.57 and 5 both load, and what the runner reads.
+
+Truncation and padding of the original file are cleared, since they are the runner's to decide.
+
+>>> write_tokenizer(source, Path("bundle"))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from burnish_export.source import Source
+
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def write_tokenizer(source: Source, folder: Path) -> None:
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``."""
+    tokenizer = Tokenizer.from_str(source.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": source.max_length,
+        "model_input_names": list(source.inputs),
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        **{name: str(token) for name in SPECIAL if (token := getattr(source.tokenizer, name, None))},
+    }
+    text = json.dumps(settings, indent=1, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
