@@ -26,7 +26,7 @@ from burnish_serve import machine
 from burnish_serve.bundle import MANIFEST, Manifest, Variant, describe_file
 from burnish_serve.errors import InputError, QualityGateError
 from burnish_serve.evaluation import Labelled, read_labelled
-from burnish_serve.rows import field_text, read_rows
+from burnish_serve.rows import read_rows
 from burnish_serve.runner import Runner
 from burnish_serve.session import PROVIDERS, create_session
 from burnish_serve.tasks import Logits
@@ -39,7 +39,7 @@ GOLDEN_ROWS = 8
 # and for integers a value that falls on the other side of a step.
 GOLDEN_TOLERANCE = {"fp32": 1e-4, "int8": 0.05, "int8-dynamic": 0.05}
 INT8_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-FALLBACK_TEXTS = ("a short text", "Another text, somewhat longer than the first one.", "?")
+FALLBACK_TEXTS = (("a short text",), ("Another text, somewhat longer than the first one.",), ("?",))
 
 
 @dataclass(frozen=True)
@@ -147,19 +147,20 @@ def _read(config: ExportConfig, source: Source, encoder: TextEncoder) -> Rows:
     labelled = read_labelled(evaluation[0], source.task, source.labels, **evaluation[1]) if evaluation[0] else []
     calibration = config.calibrate or own("calibration.jsonl")
     column = config.text_column if config.calibrate else source.task.text_columns[0]
-    texts: list[str] = []
+    texts: list[tuple[str, ...]] = []
     for number, row in read_rows(calibration) if calibration else []:
-        texts.append(field_text(row, column, f"{calibration}:{number}"))
+        texts.append(tuple(source.task.texts(row, column, f"{calibration}:{number}").values()))
         if len(texts) == CALIBRATION_ROWS:
             break
     if calibration and not texts:
         raise InputError(f"{calibration} has no rows")
-    golden = [example.asked for example in labelled] or [{source.task.text_columns[0]: text} for text in texts]
-    golden = golden or [{source.task.text_columns[0]: text} for text in FALLBACK_TEXTS]
+    names = source.task.text_columns
+    golden = [example.asked for example in labelled]
+    golden = golden or [dict(zip(names, text, strict=True)) for text in texts or FALLBACK_TEXTS]
     return Rows(
         labelled=labelled,
         evaluation=encoder([tuple(example.asked.values()) for example in labelled]) if labelled else [],
-        calibration=encoder([(text,) for text in texts]) if texts else [],
+        calibration=encoder(texts) if texts else [],
         golden=tuple(golden[:GOLDEN_ROWS]),
     )
 

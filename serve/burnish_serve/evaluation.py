@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import columns_of, field_text, read_rows
+from burnish_serve.rows import columns_of, read_rows
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Task
 
@@ -55,11 +55,10 @@ def read_labelled(
     Raises:
         InputError: a column is missing, a label is not one of the model's, or there are no rows.
     """
-    taken = {task.text_columns[0]: text_column} if len(task.text_columns) == 1 else {}
     known, examples = set(labels), []
     for number, row in read_rows(path):
         where = f"{path}:{number}"
-        asked = {name: field_text(row, taken.get(name, name), where) for name in task.text_columns}
+        asked = task.texts(row, text_column, where)
         if label_column not in row:
             raise InputError(f"{where}: no column {label_column!r}; the columns there are: {columns_of(row)}")
         label = str(row[label_column])

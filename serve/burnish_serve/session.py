@@ -3,7 +3,7 @@
 What a session runs on is what it says after it was made: names of providers whose libraries do not load are listed as
 available, and a provider that fails leaves the work to the CPU without an error. So both are compared here.
 
->>> session = create_session("bundle/onnx/model_int8.onnx", device="cpu")  # doctest: +SKIP
+>>> session = create_session("bundle/onnx/model_int8.onnx")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ def provider_for(device: str) -> str:
     """Return the execution provider of a device; ``auto`` takes CUDA where it really runs.
 
     Raises:
-        DeviceError: the device was asked for and cannot be used.
+        DeviceError: the device is unknown, or was asked for and cannot be used.
     """
+    if device not in DEVICES:
+        raise DeviceError(f"no device is named {device!r}; the devices are: {', '.join(DEVICES)}")
     if device == "cpu":
         return PROVIDERS["cpu"]
     cause = probe(PROVIDERS["cuda"])

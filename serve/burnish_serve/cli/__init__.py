@@ -39,7 +39,10 @@ class Verbs(click.Group):
             module: Any = importlib.import_module(f"burnish_serve.cli.{cmd_name}")
             return module.command  # type: ignore[no-any-return]  # a click.Command in each of our modules
         for entry in importlib.metadata.entry_points(group="burnish.commands", name=cmd_name):
-            found: click.Command = entry.load()
+            try:
+                found: click.Command = entry.load()
+            except ImportError as error:
+                raise click.ClickException(f"{cmd_name} cannot be loaded: {error}; install burnish again") from error
             return found
         return None
 

@@ -11,12 +11,12 @@ import click
 from burnish_serve.cli.options import device_option, text_column_option, threads_option, variant_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import InputError
-from burnish_serve.rows import RowWriter, count_rows, field_text, read_rows
+from burnish_serve.rows import RowWriter, count_rows, read_rows
 from burnish_serve.runner import WINDOW, Runner, load, windows
 from burnish_serve.tasks import Answer
 
 
-class TopK(click.ParamType[Any]):
+class TopK(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
     """A whole number from 1, or ``all``."""
 
     name = "N|all"
@@ -101,12 +101,7 @@ def _answer(
     model: Runner, window: list[tuple[int, dict[str, Any]]], name: str, column: str, top_k: Any
 ) -> list[dict[str, Any]]:
     """Return each row with its answer added."""
-    columns = model.task.text_columns
-    taken = {columns[0]: column} if len(columns) == 1 else {}
-    asked = [
-        {wanted: field_text(row, taken.get(wanted, wanted), f"{name}:{number}") for wanted in columns}
-        for number, row in window
-    ]
+    asked = [model.task.texts(row, column, f"{name}:{number}") for number, row in window]
     answers = model(asked, top_k=None if top_k == "all" else top_k)
     return [{**row, "answer": answer} for (_, row), answer in zip(window, answers, strict=True)]
 

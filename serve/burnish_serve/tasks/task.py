@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from burnish_serve.rows import field_text
+
 Row = Mapping[str, Any]
 Answer = dict[str, Any] | list[dict[str, Any]]
 Logits = npt.NDArray[np.float32]
@@ -39,3 +41,17 @@ class Task:
     """``(right, predicted, labels) -> metrics``; needs the extra ``eval``."""
     metric: str
     """The metric that chooses a checkpoint and a variant; higher is better."""
+
+    def texts(self, row: Row, text_column: str, where: str) -> dict[str, str]:
+        """Return what the model reads of a row, by the task's own columns.
+
+        Args:
+            row: a row of a file.
+            text_column: the column of that file which stands for the task's, where it has one alone.
+            where: file and line, for messages.
+
+        Raises:
+            InputError: a column is missing or holds no text.
+        """
+        taken = {self.text_columns[0]: text_column} if len(self.text_columns) == 1 else {}
+        return {name: field_text(row, taken.get(name, name), where) for name in self.text_columns}

@@ -1,0 +1,61 @@
+"""The settings of ``burnish bench``: every field is a flag of the command.
+
+>>> BenchConfig(batch_sizes="1,8", lengths="16,512").cells(max_length=128)
+[(1, 16), (1, 128), (8, 16), (8, 128)]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish_serve.config import dataclass, setting
+from burnish_serve.errors import InputError
+from burnish_serve.session import DEVICES
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What to measure, on which rows, and for how long.
+
+    Raises:
+        InputError: a list of sizes is not whole numbers from 1 with commas between them.
+    """
+
+    data: str | None = setting(
+        "rows to measure on: .jsonl .csv .tsv .parquet .txt; the bundle's golden rows where none are given",
+        default=None,
+    )
+    text_column: str = setting("column that holds the text", default="text")
+    max_rows: int = setting("rows of the data that are used at the most", default=4096, minimum=1)
+    device: str = setting("where to run", default="auto", choices=DEVICES)
+    threads: int | None = setting("threads of one run; the CPU quota where not given", default=None, minimum=1)
+    rounds: int = setting("turns of each variant; a 95 % interval needs 6", default=10, minimum=1)
+    seconds: float = setting(
+        "time of each variant for throughput, for latency and for the sweep; at least a call a round",
+        default=5.0,
+        minimum=0,
+        below=86_400,
+    )
+    sweep: bool = setting("measure batch sizes and lengths too", default=True)
+    batch_sizes: str = setting("rows of a batch in the sweep", default="1,8,32")
+    lengths: str = setting("tokens of a row in the sweep; at most the bundle's max_length", default="16,64,128")
+    out: Path | None = setting("file for the JSON", default=None)
+
+    def __post_init__(self) -> None:
+        """Check the lists, whether or not they will be used."""
+        _numbers(self.batch_sizes, "batch_sizes")
+        _numbers(self.lengths, "lengths")
+
+    def cells(self, max_length: int) -> list[tuple[int, int]]:
+        """Return ``(batch size, length in tokens)`` of each cell of the sweep, lengths cut at ``max_length``."""
+        if not self.sweep:
+            return []
+        lengths = sorted({min(length, max_length) for length in _numbers(self.lengths, "lengths")})
+        return [(size, length) for size in _numbers(self.batch_sizes, "batch_sizes") for length in lengths]
+
+
+def _numbers(text: str, name: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"{name} must be whole numbers from 1 with commas between them, as 1,8,32, not {text!r}")
+    return sorted({int(part) for part in parts})

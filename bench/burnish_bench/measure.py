@@ -1,0 +1,110 @@
+"""The three measurements of a bundle, each with all its variants in turns.
+
+Throughput is a whole call on all rows, with tokenization and decoding. Latency is the same with one row a call, one
+call after the other. The sweep of batch sizes and lengths is the session alone, on random tokens without padding: what
+the model costs apart from everything around it.
+
+>>> found = measure_variants({"int8": load("bundle/")}, rows, BenchConfig(), baseline="int8")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from burnish_bench.config import BenchConfig
+from burnish_bench.workload import random_batch
+from burnish_serve.runner import Runner, model_inputs
+from burnish_serve.tasks import Answer, Row
+from burnish_serve.text import Encoded
+from burnish_serve.timing import Estimate, Latency, Samples, Throughput, interleave, latency, speedup, throughput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One batch size at one length, through the session alone."""
+
+    batch_size: int
+    """Rows."""
+    length: int
+    """Tokens of each row."""
+    median_ms: float
+    """Median over rounds of the milliseconds of one batch."""
+    texts_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was found about one variant."""
+
+    throughput: Throughput
+    speedup: Estimate
+    """Throughput over the baseline's, round by round."""
+    latency: Latency
+    sweep: tuple[Cell, ...]
+
+
+def num_turns(num_variants: int, num_cells: int, rounds: int) -> int:
+    """Return how often `measure_variants` calls ``tick``."""
+    return num_variants * rounds * (2 + num_cells)
+
+
+def measure_variants(
+    models: Mapping[str, Runner],
+    rows: Sequence[Row],
+    config: BenchConfig,
+    *,
+    baseline: str,
+    cells: Sequence[tuple[int, int]] = (),
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, Measured]:
+    """Return what was found about each variant, by name.
+
+    Args:
+        models: a runner for each variant; all are held in memory at once.
+        rows: what to answer.
+        config: rounds and seconds.
+        baseline: the variant that the others' throughput is divided by.
+        cells: batch sizes with their lengths in tokens.
+        tick: called after each turn, for a progress bar.
+    """
+    timed = partial(interleave, rounds=config.rounds, tick=tick)
+    whole = timed({name: partial(model, rows) for name, model in models.items()}, seconds=config.seconds)
+    single = timed({name: _one_by_one(model, rows) for name, model in models.items()}, seconds=config.seconds)
+    encoded = next(iter(models.values())).encode(rows)
+    sweeps: dict[str, list[Cell]] = {name: [] for name in models}
+    for batch_size, length in cells:
+        batch = random_batch(encoded, batch_size, length)
+        calls = {name: _session_run(model, batch) for name, model in models.items()}
+        for name, samples in timed(calls, seconds=config.seconds / len(cells)).items():
+            sweeps[name].append(_cell(batch_size, length, samples))
+    return {
+        name: Measured(
+            throughput=throughput(whole[name], len(rows)),
+            speedup=speedup(whole[name], whole[baseline]),
+            latency=latency(single[name]),
+            sweep=tuple(sweeps[name]),
+        )
+        for name in models
+    }
+
+
+def _one_by_one(model: Runner, rows: Sequence[Row]) -> Callable[[], list[Answer]]:
+    """Return a call that answers the next row, in a circle."""
+    following = itertools.cycle(rows)
+    return lambda: model([next(following)])
+
+
+def _session_run(model: Runner, batch: Sequence[Encoded]) -> Callable[[], Sequence[object]]:
+    """Return a call of the session alone on a batch that is ready."""
+    arrays = model_inputs(batch, model.inputs, model.pad_token_id)
+    return lambda: model.session.run(model.task.outputs, arrays)
+
+
+def _cell(batch_size: int, length: int, samples: Samples) -> Cell:
+    median = float(np.median(np.median(samples, axis=1)))
+    return Cell(batch_size=batch_size, length=length, median_ms=median * 1000, texts_per_second=batch_size / median)

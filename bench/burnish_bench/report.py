@@ -1,0 +1,148 @@
+"""A bundle measured from end to end: what ``burnish bench --json`` prints, as a dict.
+
+The figures stand beside all that they depend on: machine, device, threads, rows, and the bundle by its manifest's hash.
+
+>>> bench("bundle/", BenchConfig(sweep=False))["variants"]["int8"]["latency"]["p50_ms"]  # doctest: +SKIP
+2.1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from burnish_bench.config import BenchConfig
+from burnish_bench.measure import measure_variants, num_turns
+from burnish_bench.workload import Workload, golden_workload, read_workload
+from burnish_serve import machine
+from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file, open_bundle
+from burnish_serve.errors import InputError
+from burnish_serve.runner import Runner, open_runner
+from burnish_serve.session import provider_for
+from burnish_serve.tasks import task_named
+
+
+def bench(
+    folder: str | Path,
+    config: BenchConfig,
+    *,
+    variants: Sequence[str] = (),
+    start: Callable[[int], Callable[[], object]] = lambda turns: lambda: None,
+) -> dict[str, Any]:
+    """Return the figures of a bundle's variants with all that they depend on, as JSON holds them.
+
+    Args:
+        folder: the bundle.
+        config: what to measure, on which rows, for how long.
+        variants: names of variants; all of the bundle's where none are given.
+        start: given the number of turns to come, returns what is called after each, for a progress bar.
+
+    Raises:
+        InputError: there is no such bundle, variant, file, column or row.
+        BundleError: the bundle is damaged or refused.
+        DeviceError: the device cannot be used.
+    """
+    if config.out:
+        _check_out(config.out)
+    bundle = open_bundle(folder)
+    manifest, task = bundle.manifest, task_named(bundle.manifest.task)
+    names = list(dict.fromkeys(variants)) or list(manifest.variants)
+    if unknown := [name for name in names if name not in manifest.variants]:
+        raise InputError(f"{folder} has no variant {unknown[0]!r}; it has: {', '.join(manifest.variants)}")
+    if config.data is None:
+        workload = golden_workload(bundle)
+    else:
+        workload = read_workload(config.data, task, max_rows=config.max_rows, text_column=config.text_column)
+    models = {name: open_runner(bundle, device=config.device, variant=name, threads=config.threads) for name in names}
+    baseline = baseline_of(manifest, names)
+    cells = config.cells(manifest.max_length)
+    tick = start(num_turns(len(models), len(cells), config.rounds))
+    found = measure_variants(models, workload.rows, config, baseline=baseline, cells=cells, tick=tick)
+    return {
+        **_about(bundle, config),
+        "rows": _about_rows(workload, models[baseline]),
+        "metric": task.metric,
+        "baseline": baseline,
+        "variants": {
+            name: {**_about_variant(manifest, name), **_rounded(dataclasses.asdict(measured))}
+            for name, measured in found.items()
+        },
+    }
+
+
+def baseline_of(manifest: Manifest, names: Sequence[str]) -> str:
+    """Return the variant that the others are compared with: the first in float32, else the first."""
+    return next((name for name in names if manifest.variants[name].precision == "fp32"), names[0])
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write figures to a file, which appears when it is whole."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_out(path: Path) -> None:
+    """Refuse a file that cannot be written before the measuring, not after it."""
+    if not path.parent.is_dir():
+        raise InputError(f"no such folder: {path.parent}")
+    if path.is_dir():
+        raise InputError(f"--out is to be a file, and {path} is a folder")
+
+
+def _about(bundle: Bundle, config: BenchConfig) -> dict[str, Any]:
+    provenance = bundle.manifest.provenance
+    return {
+        "bundle": str(bundle.folder),
+        "manifest_sha256": describe_file(bundle.path(MANIFEST)).sha256,
+        "task": bundle.manifest.task,
+        "base_model": provenance.get("base_model"),
+        "versions": provenance.get("versions"),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.description(),
+        "provider": provider_for(config.device),
+        "threads": config.threads or machine.num_threads(),
+        "rounds": config.rounds,
+        "seconds": config.seconds,
+    }
+
+
+def _about_rows(workload: Workload, model: Runner) -> dict[str, Any]:
+    encoded = model.encode(workload.rows)
+    return {
+        "source": workload.source,
+        "distinct": workload.distinct,
+        "texts": len(workload.rows),
+        "cut": workload.cut,
+        "mean_tokens": round(sum(len(row.ids) for row in encoded) / len(encoded), 1),
+        "max_length": model.encoder.max_length,
+        "truncated": sum(row.truncated for row in encoded),
+    }
+
+
+def _about_variant(manifest: Manifest, name: str) -> dict[str, Any]:
+    variant = manifest.variants[name]
+    return {
+        "file": variant.file,
+        "precision": variant.precision,
+        "size_mb": round(manifest.files[variant.file].size / 1e6, 3),
+        "score": variant.score,
+        "batch_invariant": variant.batch_invariant,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Return measured figures with six significant digits, which is more than any of them is known to."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,89 @@
+"""The figures as a table for people: variants one a line, then the sweep, then what they were taken on.
+
+>>> print(render(bench("bundle/", BenchConfig())))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """Return the report of `burnish_bench.report.bench` as text; ``-`` stands where the samples support no figure."""
+    parts = [_columns(_variant_rows(data))]
+    if next(iter(data["variants"].values()))["sweep"]:
+        parts.append(
+            "session alone, random tokens: median ms of a batch (texts a second)\n" + _columns(_cell_rows(data))
+        )
+    return "\n\n".join([*parts, _notes(data)])
+
+
+def _variant_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    baseline = data["baseline"]
+    interval, waits = "95 % interval", ("p50 ms", "p95 ms", "p99 ms")
+    rows = [["variant", "MB", data["metric"], "texts/s", interval, f"x {baseline}", interval, *waits]]
+    for name, found in data["variants"].items():
+        speed, times, wait = found["throughput"], found["speedup"], found["latency"]
+        rows.append(
+            [
+                name,
+                f"{found['size_mb']:.1f}",
+                _number(found["score"], 4),
+                f"{speed['texts_per_second']:,.0f}",
+                _interval(speed, 0),
+                _number(times["median"], 2),
+                _interval(times, 2),
+                *(_number(wait[key], 2) for key in ("p50_ms", "p95_ms", "p99_ms")),
+            ]
+        )
+    return rows
+
+
+def _cell_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    variants = data["variants"]
+    rows = [["batch", "tokens", *variants]]
+    for cells in zip(*(found["sweep"] for found in variants.values()), strict=True):
+        figures = [f"{cell['median_ms']:,.2f} ({cell['texts_per_second']:,.0f})" for cell in cells]
+        rows.append([str(cells[0]["batch_size"]), str(cells[0]["length"]), *figures])
+    return rows
+
+
+def _notes(data: Mapping[str, Any]) -> str:
+    rows, about = data["rows"], data["machine"]
+    said = f"{rows['texts']:,} of {rows['source']}, {rows['mean_tokens']:g} tokens each in the mean"
+    if rows["source"] == "golden rows":
+        said = f"the bundle's {rows['distinct']} golden rows, repeated to {rows['texts']:,}, {rows['mean_tokens']:g} "
+        said += "tokens each in the mean; --data takes your own"
+    if rows["cut"]:
+        said += "; the file has more, which --max-rows takes"
+    if rows["truncated"]:
+        said += f"; cut at {rows['max_length']} tokens: {rows['truncated']:,}"
+    samples = min(found["latency"]["samples"] for found in data["variants"].values())
+    return "\n".join(
+        [
+            f"rows     {said}",
+            f"texts/s  whole calls, tokenization included; variants in turns in one run (rounds: {data['rounds']})",
+            f"p50 …    one text a call, calls: {samples:,} (p50 needs 20, p95 200, p99 1,000: more with --seconds)",
+            f"machine  {about['cpu']}, {data['threads']} threads, {data['provider']}",
+        ]
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _interval(found: Mapping[str, Any], digits: int) -> str:
+    return "-" if found["low"] is None else f"{found['low']:,.{digits}f} to {found['high']:,.{digits}f}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines, the first column to the left and all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
