@@ -31,6 +31,12 @@ CALIBRATION_ROWS = 512
 MAX_BATCH_TOKENS = 4096
 
 
+def quiet() -> None:
+    """Keep transformers' own notes and bars from the user; what matters is said by us."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
 def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "first") -> tuple[Any, Any]:
     """Return (tokenizer, model) of a pretrained encoder with a new head.
 
@@ -155,19 +161,30 @@ def load(folder: str | Path, *, device: str = "auto") -> Runner:
         InputError: the folder is not a checkpoint.
         DeviceError: the device cannot be used.
     """
+    quiet()
     folder = Path(folder)
+    record = read_record(folder)
+    model = load_model(folder).to("cuda" if use_cuda(device) else "cpu")
+    encoder = TextEncoder(folder / "tokenizer.json", record["max_length"])
+    pad = transformers.AutoTokenizer.from_pretrained(folder).pad_token_id
+    return runner_for(model, encoder, pad, task_named(record["task"]))
+
+
+def load_model(folder: Path) -> Any:
+    """Return a checkpoint's PyTorch model, with the head that ``burnish.json`` names.
+
+    Raises:
+        InputError: the folder is not a checkpoint.
+    """
     record = read_record(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         model = _load_weights(folder, task_named(record["task"]).head, record["pooling"], config)
         if isinstance(model, PooledClassifier):
             model.load_head(folder)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} is not a checkpoint that can be loaded: {str(error).splitlines()[0]}") from error
-    model.to("cuda" if use_cuda(device) else "cpu")
-    encoder = TextEncoder(folder / "tokenizer.json", record["max_length"])
-    return runner_for(model, encoder, tokenizer.pad_token_id, task_named(record["task"]))
+    return model.eval()
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -62,8 +62,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     splits = read_splits(config)
     for warning in splits.warnings:
         say(f"warning: {warning}")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    checkpoint.quiet()
     last = prepare(work, config, resume=resume, overwrite=overwrite)
     transformers.set_seed(config.seed)
     task = task_named(config.task)
