@@ -63,6 +63,11 @@ class Rows:
     calibration: list[Encoded]
     golden: tuple[dict[str, Any], ...]
 
+    @property
+    def any(self) -> list[Encoded]:
+        """Whatever real rows there are."""
+        return self.evaluation or self.calibration
+
 
 def export(config: ExportConfig, *, overwrite: bool = False, log: Callable[[str], None] | None = None) -> Manifest:
     """Write the bundle of a checkpoint to ``config.out`` and return its manifest.
@@ -104,13 +109,14 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
     rows = _read(config, source, encoder)
     say(f"exporting {config.checkpoint}: {source.task.name}, {len(source.labels)} labels, {source.max_length} tokens")
     graph.to_onnx(source, work / FILES["fp32"])
+    cases = proof.make_cases(reference, rows.any, source.config.vocab_size)
     wanted = reference.run(rows.evaluation)
     reference_score = _score(reference, rows.labelled, wanted)
 
     made: dict[str, Made] = {}
 
     def prove(name: str) -> None:
-        made[name] = _prove(name, work, source, reference, rows)
+        made[name] = _prove(name, work, source, reference, rows, cases)
         result = made[name]
         score = "" if result.score is None else f", {source.task.metric} {result.score:.4f}"
         say(
@@ -181,7 +187,7 @@ def _integers(config: ExportConfig, work: Path, rows: Rows, fp32: Runner, say: C
     return []
 
 
-def _prove(name: str, work: Path, source: Source, reference: Runner, rows: Rows) -> Made:
+def _prove(name: str, work: Path, source: Source, reference: Runner, rows: Rows, cases: Sequence[proof.Case]) -> Made:
     runner = Runner(
         task=source.task,
         labels=source.labels,
@@ -192,15 +198,14 @@ def _prove(name: str, work: Path, source: Source, reference: Runner, rows: Rows)
         pad_token_id=reference.pad_token_id,
         variant=name,
     )
-    real = rows.evaluation or rows.calibration
-    result = proof.prove(reference, runner, real, vocab_size=source.config.vocab_size, exact=name == "fp32")
+    result = proof.prove(cases, runner, exact=name == "fp32")
     logits = runner.run(rows.evaluation)
     return Made(
         runner=runner,
         proof=result,
         logits=logits,
         score=_score(runner, rows.labelled, logits),
-        batch_invariant=proof.is_batch_invariant(runner, real or reference.encode(rows.golden)),
+        batch_invariant=proof.is_batch_invariant(runner, rows.any or reference.encode(rows.golden)),
     )
 
 

@@ -3,13 +3,14 @@
 A single input proves nothing: exporters were seen to be exact on one shape and wrong on padded batches of another. Real
 rows are used where there are enough, and random ids for the rest.
 
->>> prove(reference, candidate, rows, exact=True)  # doctest: +SKIP
+>>> prove(make_cases(reference, rows, vocab_size=30522), candidate, exact=True)  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,14 @@ MAX_TOKENS = 16_384
 # A float32 graph may differ from PyTorch by rounding alone: this share of the largest logit.
 TOLERANCE = 1e-5
 INVARIANCE_ROWS = 32
+
+
+class Case(NamedTuple):
+    """One batch with the answers that are due."""
+
+    shape: tuple[int, int]
+    batch: list[Encoded]
+    logits: Logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +51,46 @@ class Proof:
     """Rows compared."""
 
 
-def shapes(max_length: int) -> tuple[tuple[int, int], ...]:
+def proof_shapes(max_length: int) -> tuple[tuple[int, int], ...]:
     """Return the (batch, length) pairs of a proof, for a model that reads so many tokens."""
     lengths = sorted({*(length for length in LENGTHS if length < max_length), max_length})
     return tuple((rows, length) for rows in BATCHES for length in lengths if rows * length <= MAX_TOKENS)
 
 
-def prove(reference: Runner, candidate: Runner, real: Sequence[Encoded], *, vocab_size: int, exact: bool) -> Proof:
-    """Compare two runners on the same batches.
+def make_cases(reference: Runner, real: Sequence[Encoded], vocab_size: int) -> list[Case]:
+    """Return the batches of a proof with PyTorch's answers, to hold every variant against.
 
     Args:
         reference: PyTorch in float32.
-        candidate: the graph.
         real: encoded real rows, used where they are long enough.
         vocab_size: ids are drawn below this.
+    """
+    random = np.random.default_rng(0)
+    cases = []
+    for rows, length in proof_shapes(reference.encoder.max_length):
+        batch = [_row(random, real, length, number, vocab_size) for number in range(rows)]
+        cases.append(Case((rows, length), batch, reference.run_batch(batch)))
+    return cases
+
+
+def prove(cases: Sequence[Case], candidate: Runner, *, exact: bool) -> Proof:
+    """Hold a graph against PyTorch.
+
+    Args:
+        cases: from `make_cases`.
+        candidate: the graph.
         exact: whether the graph must agree up to rounding (float32); else the differences are only counted.
 
     Raises:
         ProofError: an exact graph differs by more than `TOLERANCE` of the logits' scale, or changes the label of a row
             whose margin is larger than twice that; or any graph gives a number that is not finite.
     """
-    random = np.random.default_rng(0)
-    pairs = []
-    done = shapes(reference.encoder.max_length)
-    for rows, length in done:
-        batch = [_row(random, real, length, number, vocab_size) for number in range(rows)]
-        pairs.append((reference.run_batch(batch), candidate.run_batch(batch)))
-    wanted, got = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return compare(wanted, got, candidate.variant, done, exact=exact)
+    wanted = np.concatenate([case.logits for case in cases])
+    got = np.concatenate([candidate.run_batch(case.batch) for case in cases])
+    return compare(wanted, got, candidate.variant, tuple(case.shape for case in cases), exact=exact)
 
 
-def compare(wanted: Logits, got: Logits, name: str, done: tuple[tuple[int, int], ...] = (), *, exact: bool) -> Proof:
+def compare(wanted: Logits, got: Logits, name: str, shapes: tuple[tuple[int, int], ...] = (), *, exact: bool) -> Proof:
     """Return the differences between two arrays of logits ``[rows, labels]``; see `prove`."""
     if wanted.shape != got.shape or not np.isfinite(got).all():
         raise ProofError(
@@ -92,7 +110,7 @@ def compare(wanted: Logits, got: Logits, name: str, done: tuple[tuple[int, int],
                 f"{allowed:.2g}, and {flips} of {len(wanted)} rows get another label; nothing was written"
             )
     return Proof(
-        shapes=done, max_difference=difference, scale=scale, label_changes=int(changed.sum()), rows=len(wanted)
+        shapes=shapes, max_difference=difference, scale=scale, label_changes=int(changed.sum()), rows=len(wanted)
     )
 
 

@@ -129,7 +129,7 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
         labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
         problem_type=config.problem_type or "single_label_classification",
         inputs=("input_ids", "attention_mask", *(("token_type_ids",) if typed else ())),
-        max_length=max_length or record.get("max_length") or _max_length(config, tokenizer),
+        max_length=_max_length(config, tokenizer, max_length or record.get("max_length")),
         record=record,
         folder=folder,
     )
@@ -170,8 +170,9 @@ def _record(folder: Path | None) -> dict[str, Any]:
     return record
 
 
-def _max_length(config: Any, tokenizer: Any) -> int:
+def _max_length(config: Any, tokenizer: Any, wanted: int | None) -> int:
+    """Return the tokens of a text at the most: what is wanted, as far as the model reads."""
     positions = getattr(config, "max_position_embeddings", None) or 512
     if config.model_type in OFFSET_POSITIONS:
         positions -= config.pad_token_id + 1
-    return int(min(positions, tokenizer.model_max_length, 512))
+    return int(min(positions, tokenizer.model_max_length, wanted or 512))

@@ -10,6 +10,7 @@ same cached repository's ``blobs/``, and ``.git*``, ``.cache/`` and ``model.sig`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from burnish_serve.errors import BundleError, InputError
+from burnish_serve.tasks import TASKS
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -111,14 +113,19 @@ class Manifest:
             values = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{name} is damaged: it is not JSON") from error
-        if not isinstance(values, dict) or not isinstance(values.get("format"), int):
+        if not isinstance(values, dict) or type(values.get("format")) is not int or values["format"] < 1:
             raise BundleError(f"{name} is not a bundle's manifest: it names no format")
         if values["format"] > FORMAT:
             raise BundleError(
                 f"{name} has format {values['format']}, and this burnish reads up to {FORMAT}: pip install -U burnish"
             )
         stated = values.pop("sha256", None)
-        if stated != hashlib.sha256(_canonical(values)).hexdigest() or data != _canonical({**values, "sha256": stated}):
+        try:
+            own = hashlib.sha256(_canonical(values)).hexdigest()
+            canonical = _canonical({**values, "sha256": stated})
+        except (ValueError, RecursionError) as error:  # half a surrogate pair; lists in lists without end
+            raise BundleError(f"{name} is damaged: it is not canonical JSON") from error
+        if stated != own or data != canonical:
             raise BundleError(f"{name} is damaged: it does not match its own hash")
         manifest: Manifest = _typed(values, cls, name)
         return manifest
@@ -165,9 +172,8 @@ def open_bundle(folder: str | Path) -> Bundle:
     for name in _files_in(folder):
         if name not in manifest.files and name != MANIFEST:
             raise BundleError(f"{folder / name} is refused: the manifest does not list it")
-    for variant in manifest.variants.values():
-        if variant.file not in manifest.files:
-            raise BundleError(f"{path} is refused: its variant {variant.file!r} is not among its files")
+    if problem := _contradiction(manifest):
+        raise BundleError(f"{path} is refused: {problem}")
     return Bundle(folder=folder, manifest=manifest)
 
 
@@ -175,6 +181,26 @@ def describe_file(path: Path) -> File:
     """Return a file's size and hash."""
     with path.open("rb") as file:
         return File(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _contradiction(manifest: Manifest) -> str | None:
+    """Return what in a manifest does not fit together, or None."""
+    if manifest.task not in TASKS:
+        return f"its task {manifest.task!r} is unknown; the tasks are: {', '.join(TASKS)} (upgrade burnish?)"
+    if not manifest.variants:
+        return "it has no variant"
+    if "tokenizer.json" not in manifest.files:
+        return "tokenizer.json is not among its files"
+    for provider, name in manifest.defaults.items():
+        if name not in manifest.variants:
+            return f"its default {name!r} for {provider} is not among its variants"
+    for name, variant in manifest.variants.items():
+        if variant.file not in manifest.files:
+            return f"its variant {variant.file!r} is not among its files"
+        widths = [len(row) for row in variant.golden_outputs]
+        if widths != [len(manifest.labels)] * len(manifest.golden_rows):
+            return f"the golden outputs of {name} are not one row of {len(manifest.labels)} labels for each golden row"
+    return None
 
 
 def _check_file(folder: Path, name: str, file: File) -> None:
@@ -197,8 +223,8 @@ def _check_link(folder: Path, name: str) -> None:
     path = folder / name
     if not path.is_symlink():
         return
-    blobs = folder.resolve().parents[1] / "blobs"
-    if folder.resolve().parent.name != "snapshots" or path.resolve().parent != blobs:
+    snapshots = folder.resolve().parent
+    if snapshots.name != "snapshots" or path.resolve().parent != snapshots.parent / "blobs":
         raise BundleError(f"{path} is refused: it is a link")
 
 
@@ -237,7 +263,8 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     if origin is dict and isinstance(value, dict):
         return {key: _typed(item, arguments[1], f"{where}[{key!r}]") for key, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            return float(value)
     if origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise BundleError(f"{where} is refused: it has the wrong type ({type(value).__name__})")

@@ -125,7 +125,7 @@ def _read_lines(lines: Iterable[bytes], name: str, kind: str) -> Iterator[tuple[
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{name}:{number}: not a JSON object: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{name}:{number}: not a JSON object but {type(row).__name__}")
@@ -142,6 +142,8 @@ def _read_csv(lines: Iterable[bytes], name: str, delimiter: str) -> Iterator[tup
                 continue
             if header is None:
                 header = fields
+                if twice := sorted({column for column in header if header.count(column) > 1}):
+                    raise InputError(f"{name}:{reader.line_num}: two columns are named {', '.join(map(repr, twice))}")
                 continue
             if len(fields) != len(header):
                 raise InputError(f"{name}:{reader.line_num}: {len(fields)} fields where the header has {len(header)}")
@@ -162,7 +164,7 @@ def _read_parquet(file: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, A
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # damaged pages are OSErrors without a number
         raise InputError(f"{name}: not a Parquet file that can be read: {error}") from error
 
 
@@ -189,6 +191,8 @@ class RowWriter:
                 raise MissingExtraError("Parquet", "files") from error
         if self._path and not self._path.parent.is_dir():
             raise InputError(f"no such folder: {self._path.parent}")
+        if self._path and self._path.is_dir():
+            raise InputError(f"{self._path} is a folder, not a file")
         self._table: Any = None
         self._header: list[str] | None = None
 
@@ -199,7 +203,9 @@ class RowWriter:
         self._partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
         newline = "\n" if self._kind == "jsonl" else ""
         parquet = self._kind == "parquet"
-        self._file = None if parquet else self._partial.open("w", encoding="utf-8", newline=newline)
+        self._file = (
+            None if parquet else self._partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline)
+        )
         return self
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -214,7 +220,7 @@ class RowWriter:
         if self._kind == "jsonl":
             self._file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
             return
-        writer = csv.writer(self._file, delimiter=DELIMITERS[self._kind], lineterminator="\n")
+        writer = csv.writer(self._file, delimiter=DELIMITERS[self._kind], lineterminator="\r\n")
         if self._header is None:
             self._header = list(rows[0])
             writer.writerow(self._header)
@@ -225,10 +231,27 @@ class RowWriter:
         import pyarrow.parquet
 
         flat = [{**row, "answer": _flat(row["answer"])} if "answer" in row else dict(row) for row in rows]
+        self._header = self._header or list(flat[0])
+        columns = {name: self._column(name, [row.get(name) for row in flat]) for name in self._header}
         if self._table is None:
-            batch = pyarrow.Table.from_pylist(flat)
-            self._table = pyarrow.parquet.ParquetWriter(self._partial, batch.schema)
-        self._table.write_table(pyarrow.Table.from_pylist(flat, schema=self._table.schema))
+            self._table = pyarrow.parquet.ParquetWriter(self._partial, pyarrow.table(columns).schema)
+        self._table.write_table(pyarrow.table(columns, schema=self._table.schema))
+
+    def _column(self, name: str, values: list[Any]) -> Any:
+        """Return a column in the type that its first rows have; text where those hold nothing."""
+        import pyarrow
+
+        try:
+            array = pyarrow.array(values)
+            if self._table is None:
+                return array.cast(pyarrow.string()) if pyarrow.types.is_null(array.type) else array
+            wanted = self._table.schema.field(name).type
+            if pyarrow.types.is_string(wanted) and array.type not in (wanted, pyarrow.null()):
+                raise ValueError(f"text, then {array.type}")  # a cast would turn it into text
+            return array.cast(wanted)
+        except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+            said = f"{self._path}: the column {name!r} holds values that one Parquet column cannot hold"
+            raise InputError(f"{said}: {error}; write .jsonl instead") from error
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if self._path is None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ import numpy as np
 from burnish_serve import batching, machine
 from burnish_serve.batching import Ids
 from burnish_serve.bundle import Bundle, open_bundle
-from burnish_serve.errors import InputError
+from burnish_serve.errors import BundleError, InputError
 from burnish_serve.rows import field_text
 from burnish_serve.session import Session, create_session, provider_for
 from burnish_serve.tasks import Answer, Logits, Row, Task, task_named
@@ -74,7 +74,7 @@ class Runner:
         self.variant = variant
         self.max_batch_tokens = max_batch_tokens
 
-    def __call__(self, rows: str | Sequence[str | Row], *, top_k: int | None = 1) -> list[Answer]:
+    def __call__(self, rows: str | Row | Sequence[str | Row], *, top_k: int | None = 1) -> list[Answer]:
         """Return the answer to each row, in order.
 
         Args:
@@ -84,7 +84,7 @@ class Runner:
         Raises:
             InputError: a row has no text.
         """
-        if isinstance(rows, str):
+        if isinstance(rows, str | Mapping):
             rows = [rows]
         encoded = self.encode(rows)
         ranked = self.task.decode(self.run(encoded), self.labels, self.problem_type, top_k)
@@ -112,6 +112,8 @@ class Runner:
         columns = self.task.text_columns
         texts = []
         for number, row in enumerate(rows, 1):
+            if not isinstance(row, str | Mapping):
+                raise InputError(f"row {number} must be a text or a row with columns, not {type(row).__name__}")
             if not isinstance(row, str):
                 texts.append(tuple(field_text(row, column, f"row {number}") for column in columns))
             elif len(columns) == 1:
@@ -178,6 +180,11 @@ def open_runner(
     if name not in manifest.variants:
         raise InputError(f"{bundle.folder} has no variant {name!r}; it has: {', '.join(manifest.variants)}")
     session = create_session(bundle.path(manifest.variants[name].file), provider=provider, threads=threads)
+    width = session.get_outputs()[0].shape[-1]
+    if isinstance(width, int) and width != len(manifest.labels):
+        raise BundleError(f"{bundle.folder} is refused: {len(manifest.labels)} labels for {width} outputs of {name}")
+    if {item.name for item in session.get_inputs()} != set(manifest.inputs):
+        raise BundleError(f"{bundle.folder} is refused: the inputs of {name} are not {', '.join(manifest.inputs)}")
     return Runner(
         task=task_named(manifest.task),
         labels=manifest.labels,

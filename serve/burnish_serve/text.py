@@ -52,9 +52,9 @@ class TextEncoder:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.max_length = max_length
-        special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        if max_length <= special:
-            raise InputError(f"a max_length of {max_length} leaves no room beside {special} special tokens")
+        self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if max_length <= self._special:
+            raise InputError(f"a max_length of {max_length} leaves no room beside {self._special} special tokens")
         self._tokenizer.enable_truncation(max_length)
 
     def __call__(self, texts: Sequence[tuple[str, ...]]) -> list[Encoded]:
@@ -87,8 +87,9 @@ class TextEncoder:
             return self._tokenizer.encode_batch_fast(inputs)
         except (UnicodeEncodeError, TypeError) as error:
             for text in texts:
-                if any("\ud800" <= character <= "\udfff" for part in text for character in part):
-                    raise InputError(f"a text holds half of a surrogate pair: {ascii(text[0])[:80]}") from error
+                for part in text:
+                    if any("\ud800" <= character <= "\udfff" for character in part):
+                        raise InputError(f"a text holds half of a surrogate pair: {ascii(part)[:80]}") from error
             raise
 
     @staticmethod
@@ -96,6 +97,15 @@ class TextEncoder:
         return tuple(part[:limit] for part in text)
 
     def _cut_too_much(self, text: tuple[str, ...], encoding: Encoding, limit: int) -> bool:
-        if max(map(len, text)) <= limit:
-            return False
-        return sum(len(part.ids) for part in (encoding, *encoding.overflowing)) < self.max_length + SPARE_TOKENS
+        enough = self.max_length + SPARE_TOKENS
+        return any(
+            len(part) > limit and self._num_tokens(part[:limit], encoding, alone=len(text) == 1) < enough
+            for part in text
+        )
+
+    def _num_tokens(self, part: str, encoding: Encoding, *, alone: bool) -> int:
+        """Return the tokens of a part without special ones; what overflows of a pair stands there many times over."""
+        if not alone:
+            encoding = self._tokenizer.encode(part, add_special_tokens=False)
+        special = self._special if alone else 0
+        return sum(len(piece.ids) - special for piece in (encoding, *encoding.overflowing))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 
+from burnish_serve import machine
 from burnish_serve.errors import InputError
 from burnish_serve.rows import RowWriter
 from burnish_serve.runner import Runner
@@ -154,14 +155,20 @@ def input_names(config: Any) -> tuple[str, ...]:
     return ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
 
 
-def load(folder: str | Path, *, device: str = "auto") -> Runner:
+def load(folder: str | Path, *, device: str = "auto", threads: int | None = None) -> Runner:
     """Return a checkpoint of ours, ready to answer.
+
+    Args:
+        folder: the checkpoint.
+        device: ``cpu``, ``cuda``, or ``auto``.
+        threads: threads of one run on the CPU; None for as many as this process may use.
 
     Raises:
         InputError: the folder is not a checkpoint.
         DeviceError: the device cannot be used.
     """
     quiet()
+    torch.set_num_threads(threads or machine.num_threads())
     folder = Path(folder)
     record = read_record(folder)
     model = load_model(folder).to("cuda" if use_cuda(device) else "cpu")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import columns_of, field_text, read_rows
+from burnish_serve.rows import FORMATS, columns_of, field_text, read_rows
 from burnish_train.config import TrainConfig
 
 
@@ -103,7 +103,7 @@ def cut_dev(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[E
 
 def _read(source: str, split: str, config: TrainConfig, warnings: list[str]) -> list[Example]:
     rows, empty = [], []
-    is_file = Path(source).is_file() or Path(source).suffix
+    is_file = Path(source).is_file() or Path(source).suffix.lower() in FORMATS
     for number, row in read_rows(source) if is_file else _read_dataset(source, split):
         where = f"{source}:{number}"
         text = field_text(row, config.text_column, where)

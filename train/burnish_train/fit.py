@@ -87,9 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
             f"{saved}; the same command with --resume goes on"
         ) from error
-    record = write_result(config, work, splits, trainer, tokenizer, encoder)
-    record["seconds"] = round(time.perf_counter() - started, 1)
-    return record
+    return write_result(config, work, splits, trainer, tokenizer, encoder, started)
 
 
 def prepare(work: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> str | None:
@@ -101,7 +99,8 @@ def prepare(work: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -
     settings = to_dict(config)
     if config.out.exists() and not overwrite:
         raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
-    if work.exists() and overwrite and not resume:
+    begun = any(work.glob("checkpoint-*/trainer_state.json"))
+    if work.exists() and not resume and (overwrite or not begun):
         shutil.rmtree(work)
     if work.exists() and not resume:
         raise InputError(f"{work} holds an unfinished run; --resume goes on with it, --overwrite starts again")
@@ -110,7 +109,7 @@ def prepare(work: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -
     except OSError as error:
         raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
     path = work / SETTINGS
-    if path.exists():
+    if begun and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [k for k in settings if k not in NEW_PLACE and before.get(k) != settings[k]]
         if changed:
@@ -205,7 +204,13 @@ def make_trainer(
 
 
 def write_result(
-    config: TrainConfig, work: Path, splits: Splits, trainer: transformers.Trainer, tokenizer: Any, encoder: TextEncoder
+    config: TrainConfig,
+    work: Path,
+    splits: Splits,
+    trainer: transformers.Trainer,
+    tokenizer: Any,
+    encoder: TextEncoder,
+    started: float,
 ) -> dict[str, Any]:
     """Score the chosen weights in float32, write the checkpoint and rename it to its place."""
     final = work / "final"
@@ -214,7 +219,7 @@ def write_result(
     task = task_named(config.task)
     model = checkpoint.runner_for(trainer.model, encoder, tokenizer.pad_token_id, task)
     points = curve.points(trainer.state.log_history)
-    record = {
+    record: dict[str, Any] = {
         "task": config.task,
         "labels": list(splits.labels),
         "max_length": encoder.max_length,
@@ -232,6 +237,7 @@ def write_result(
         "machine": machine.description(),
         "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
     }
+    record["seconds"] = round(time.perf_counter() - started, 1)
     curve.draw(points, final / "curve.png", task.metric)
     sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
     rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}

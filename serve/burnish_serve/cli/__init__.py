@@ -55,9 +55,9 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="burnish", prog_name="burnish")
 def main() -> None:
-    r"""Fine-tune a text encoder, export it to a proven ONNX bundle, and run it fast without PyTorch.
+    """Fine-tune a text encoder, export it to a proven ONNX bundle, and run it fast without PyTorch.
 
     \b
     Exit status: 0 done; 1 failed; 2 usage; 3 a quality gate was missed; 4 the exported graph does not answer as
     the model does; 5 the bundle is damaged or refused; 6 the device cannot be used; 7 a speed gate was missed.
-    """
+    """  # noqa: D301  # click's mark for lines that stay as they are

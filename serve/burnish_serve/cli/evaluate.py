@@ -89,7 +89,7 @@ def open_model(folder: str, *, device: str, variant: str | None, threads: int | 
             raise MissingExtraError(f"{folder} is a checkpoint, which", "train") from error
         if variant:
             raise InputError(f"{folder} is a checkpoint and has no variants")
-        model: Runner = opener(path, device=device)
+        model: Runner = opener(path, device=device, threads=threads)
         return model
     raise MissingExtraError(f"{folder} is a checkpoint, which", "train")
 

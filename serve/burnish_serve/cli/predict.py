@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from burnish_serve import machine
 from burnish_serve.cli.options import device_option, text_column_option, threads_option, variant_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import InputError
@@ -25,7 +26,7 @@ class TopK(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
         """Return the number, or ``all``."""
         if value == "all" or isinstance(value, int):
             return value
-        if not str(value).isdigit() or int(value) < 1:
+        if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"{value!r} is neither a whole number from 1 nor 'all'", param, ctx)
         return int(value)
 
@@ -76,8 +77,8 @@ def command(
             done += len(answered)
             truncated += sum(_is_cut(row["answer"]) for row in answered)
             bar.update(len(answered))
-    if not done:
-        raise InputError(f"{name} has no rows")
+        if not done:  # said inside the block, which then leaves an older file as it was
+            raise InputError(f"{name} has no rows")
     seconds = time.perf_counter() - loaded
     summary = {
         "rows": done,
@@ -86,7 +87,7 @@ def command(
         "load_seconds": round(loaded - started, 3),
         "truncated": truncated,
         "variant": model.variant,
-        "threads": threads,
+        "threads": threads or machine.num_threads(),
         "out": out,
     }
     text = f"{done} rows in {seconds:.1f} s ({done / seconds:,.0f} a second, {model.variant}), written to {out}"

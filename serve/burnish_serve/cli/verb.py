@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import click
 
@@ -51,6 +52,8 @@ def verb(extra: str | None = None) -> Callable[[Callable[..., Report]], Callable
                 warnings.simplefilter("ignore")
                 warnings.filterwarnings("default", category=RuntimeWarning, module=r"burnish_serve.*")
             warnings.showwarning = _show_warning
+            if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8 whatever the terminal's locale
+                sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
             try:
                 report = function(*args, **kwargs)
                 if as_json:
@@ -60,14 +63,18 @@ def verb(extra: str | None = None) -> Callable[[Callable[..., Report]], Callable
             except (click.exceptions.Exit, click.ClickException):
                 raise
             except BrokenPipeError:
-                _quiet_end()
+                _drop_output()
+                sys.exit(1)
             except (Exception, KeyboardInterrupt) as error:
                 if debug:
                     raise
                 message, status = explain(error, extra)
                 click.echo(f"burnish: {message}", err=True)
                 if as_json:
-                    click.echo(json.dumps({"error": message, "exit_status": status}, ensure_ascii=False))
+                    try:
+                        click.echo(json.dumps({"error": message, "exit_status": status}, ensure_ascii=False))
+                    except OSError:
+                        _drop_output()
                 sys.exit(status)
             sys.exit(report.status)
 
@@ -101,7 +108,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"burnish: warning: {message}", err=True)
 
 
-def _quiet_end() -> NoReturn:
-    """End without a word when the reader of our output has gone, as `head` does."""
+def _drop_output() -> None:
+    """Write no more where the reader of our output has gone, as `head` does, or its disk is full."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)

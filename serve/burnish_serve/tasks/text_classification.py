@@ -27,7 +27,7 @@ def decode(logits: Logits, labels: Sequence[str], problem_type: str, top_k: int 
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         scores = shifted / shifted.sum(axis=-1, keepdims=True)
     else:
-        scores = 1 / (1 + np.exp(-logits))
+        scores = np.exp(-np.logaddexp(0, -logits))  # 1 / (1 + exp(-x)) without its overflow
     best = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
     values = np.take_along_axis(scores, best, axis=-1).tolist()
     return [
