@@ -23,7 +23,7 @@ from burnish_export.config import ExportConfig
 from burnish_export.source import Source, architecture, read_source, reference_runner
 from burnish_export.tokenizer import write_tokenizer
 from burnish_serve import machine
-from burnish_serve.bundle import MANIFEST, Manifest, Variant, describe_file
+from burnish_serve.bundle import MANIFEST, Manifest, Variant, describe_file, is_bundle
 from burnish_serve.errors import InputError, QualityGateError
 from burnish_serve.evaluation import Labelled, read_labelled
 from burnish_serve.rows import read_rows
@@ -86,6 +86,8 @@ def export(config: ExportConfig, *, overwrite: bool = False, log: Callable[[str]
         raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if config.out.exists() and not is_bundle(config.out):
+        raise InputError(f"{config.out} is not a bundle, so --overwrite does not replace it")
     work = config.out.with_name(config.out.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     try:

@@ -15,6 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,7 +48,20 @@ def to_onnx(source: Source, path: Path) -> None:
             dynamic_shapes=(tuple(shape for _ in source.inputs),),
             verbose=False,
         )
+        strip_notes(program.model)
         program.save(str(path), external_data=False)
+
+
+def strip_notes(model: Any) -> None:
+    """Remove the exporter's notes on every node: stack traces, with paths of this machine, that nobody reads."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ Krishnamoorthi, 2018, arXiv:1806.08342.)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,19 @@ def quantize_static(path: Path, ranges: Ranges, out: Path) -> int:
 def quantize_dynamic(path: Path, out: Path) -> None:
     """Write ONNX Runtime's dynamic int8 variant, products with constant weights only."""
     names = [node.name for node in constant_products(ir.load(path).graph)]
-    onnxruntime_dynamic(
-        path,
-        out,
-        op_types_to_quantize=["MatMul"],
-        nodes_to_quantize=names,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-    )
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it advises a pre-processing that is done
+    try:
+        onnxruntime_dynamic(
+            path,
+            out,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=names,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(level)
 
 
 def _through_bytes(graph: ir.Graph, before: ir.Node, value: ir.Value, limits: tuple[float, float]) -> ir.Value:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from optimum.utils import NormalizedConfigManager
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from burnish_serve.errors import InputError
@@ -99,6 +100,8 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
     record = _record(folder)
     if folder and not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a checkpoint: it has no config.json")
+    if folder is None and task is None:
+        raise InputError(f"{name}: no such folder, and a model of the Hub needs --task (such as text-classification)")
     if not record and task is None:
         raise InputError(
             f"{name} has no burnish.json, so its task is not known: give --task (such as text-classification)"
@@ -114,7 +117,7 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
         model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
         if folder and pooling != "first":
             model = PooledHead(model, load_file(folder / "head.safetensors"), pooling)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot load the checkpoint {name!r}: {str(error).strip().splitlines()[0]}") from error
     if not record and not any(key.startswith("Auto") or chosen.head in key for key in config.architectures or []):
         raise InputError(f"{name} has no head for {chosen.name} (it is a {', '.join(config.architectures or ['?'])})")

@@ -9,12 +9,14 @@ Written beside its final name and renamed when it is whole. ``dev.jsonl`` and ``
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from burnish_serve import machine
 from burnish_serve.errors import InputError
@@ -62,7 +64,7 @@ def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "fi
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         model = _load_weights(name, head, pooling, config)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {name!r} (a folder, or a name on the Hub): {first}") from error
     if not getattr(tokenizer, "is_fast", False):
@@ -111,6 +113,10 @@ def write(
     for name, contents in rows.items():
         with RowWriter(folder / name) as writer:
             writer.write(contents)
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.glob("*.safetensors"):  # safetensors makes them readable for their owner alone
+        path.chmod(0o666 & ~mask)
     text = json.dumps({"format": FORMAT, **record}, indent=1, ensure_ascii=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
@@ -189,7 +195,7 @@ def load_model(folder: Path) -> Any:
         model = _load_weights(folder, task_named(record["task"]).head, record["pooling"], config)
         if isinstance(model, PooledClassifier):
             model.load_head(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder} is not a checkpoint that can be loaded: {str(error).splitlines()[0]}") from error
     return model.eval()
 

@@ -70,6 +70,8 @@ def read_splits(config: TrainConfig) -> Splits:
         rule = {"cut_from": "train", "fraction": config.dev_fraction, "seed": config.seed, "rows": len(splits["dev"])}
         sources["dev"] = rule
         sources["train"]["rows_left"] = len(splits["train"])
+        if config.dev_fraction and not splits["dev"]:
+            warnings.append("train: no label has enough texts to cut dev rows from, so the last epoch is kept")
     warnings += _overlap_warnings(splits)
     return Splits(
         train=splits["train"],

@@ -8,7 +8,6 @@ together there and renamed to ``OUT``. A run that was killed goes on from the la
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,18 +22,20 @@ from transformers.trainer_utils import get_last_checkpoint
 from burnish_serve import machine
 from burnish_serve.config import to_dict
 from burnish_serve.errors import BurnishError, InputError
-from burnish_serve.runner import Runner
+from burnish_serve.runner import Runner, windows
 from burnish_serve.tasks import Task, task_named
 from burnish_serve.text import TextEncoder
 from burnish_train import checkpoint, curve
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example, Splits, read_splits
 from burnish_train.device import use_bf16, use_cuda
+from burnish_train.heads import PooledClassifier
 from burnish_train.losses import LOSSES
+from burnish_train.order import EpochTrainer
 from burnish_train.progress import SaveEvery, StepBar
+from burnish_train.work import disk_is_full, prepare
 
-SETTINGS = "config.json"  # in OUT.partial: what the run was started with
-NEW_PLACE = {"out", "device"}  # what a resumed run may have otherwise
+PROBE_ROWS = 10_000
 
 
 def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, log: Any = None) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     """
     say = log or (lambda line: None)
     started = time.perf_counter()
+    if not config.out.name:
+        raise InputError(f"--out {config.out} names no new folder; give one, such as --out runs/a")
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
     bf16 = use_bf16(config.precision, cuda=cuda)
@@ -63,7 +66,32 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     for warning in splits.warnings:
         say(f"warning: {warning}")
     checkpoint.quiet()
-    last = prepare(work, config, resume=resume, overwrite=overwrite)
+    last = prepare(work, config, splits, resume=resume, overwrite=overwrite)
+    try:
+        return _run(config, work, splits, last, started, say, cuda=cuda, bf16=bf16)
+    except BaseException as error:
+        saved = get_last_checkpoint(str(work)) if work.is_dir() else None
+        if saved is None and isinstance(error, InputError):  # nothing to go on from
+            shutil.rmtree(work, ignore_errors=True)
+        if disk_is_full(error):
+            raise BurnishError(
+                f"the disk of {work} is full; make room, and the same command with --resume goes on from "
+                f"{saved or 'the start'}"
+            ) from error
+        raise
+
+
+def _run(
+    config: TrainConfig,
+    work: Path,
+    splits: Splits,
+    last: str | None,
+    started: float,
+    say: Any,
+    *,
+    cuda: bool,
+    bf16: bool,
+) -> dict[str, Any]:
     transformers.set_seed(config.seed)
     task = task_named(config.task)
     tokenizer, model = checkpoint.load_encoder(config.model, task.head, splits.labels, config.pooling)
@@ -79,6 +107,9 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     if not cuda:
         torch.set_num_threads(machine.num_threads())
     trainer = make_trainer(config, work, splits, task, tokenizer, model, encoder, cuda=cuda, bf16=bf16)
+    if isinstance(model, PooledClassifier) and not last:
+        say(f"starting the head from a linear probe of {min(len(splits.train), PROBE_ROWS)} rows")
+        probe_head(trainer, model, config)
     try:
         trainer.train(resume_from_checkpoint=last)
     except KeyboardInterrupt as error:
@@ -90,36 +121,19 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     return write_result(config, work, splits, trainer, tokenizer, encoder, started)
 
 
-def prepare(work: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> str | None:
-    """Make the working folder and return the Trainer checkpoint to go on from, if there is one.
-
-    Raises:
-        InputError: something stands in the way that only the user can decide on.
-    """
-    settings = to_dict(config)
-    if config.out.exists() and not overwrite:
-        raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
-    begun = any(work.glob("checkpoint-*/trainer_state.json"))
-    if work.exists() and not resume and (overwrite or not begun):
-        shutil.rmtree(work)
-    if work.exists() and not resume:
-        raise InputError(f"{work} holds an unfinished run; --resume goes on with it, --overwrite starts again")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
-    path = work / SETTINGS
-    if begun and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [k for k in settings if k not in NEW_PLACE and before.get(k) != settings[k]]
-        if changed:
-            listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
-            raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
-    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    for folder in work.glob("checkpoint-*"):
-        if not (folder / "trainer_state.json").is_file():  # written last: this one was cut off
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(work))
+def probe_head(trainer: transformers.Trainer, model: PooledClassifier, config: TrainConfig) -> None:
+    """Start the head of a pooled classifier from a linear probe of the train rows."""
+    rows: Any = trainer.train_dataset
+    chosen = np.random.default_rng(config.seed).permutation(len(rows))[:PROBE_ROWS]
+    order = sorted(chosen, key=lambda i: len(rows[i]["input_ids"]))
+    vectors, labels = [], []
+    model.eval()
+    with torch.no_grad(), trainer.autocast_smart_context_manager():
+        for batch in windows(order, config.per_device_eval_batch_size):
+            inputs = trainer.data_collator([rows[i] for i in batch]).to(model.device)
+            labels.append(inputs.pop("labels"))
+            vectors.append(model.pooled(**inputs))
+    model.probe(torch.cat(vectors), torch.cat(labels), config.label_smoothing_factor)
 
 
 def make_trainer(
@@ -186,8 +200,9 @@ def make_trainer(
         disable_tqdm=True,
         logging_strategy="steps",
         average_tokens_across_devices=False,
+        restore_callback_states_from_checkpoint=True,  # the patience that is used up
     )
-    trainer = transformers.Trainer(
+    trainer = EpochTrainer(
         model=model,
         args=arguments,
         data_collator=transformers.DataCollatorWithPadding(tokenizer),

@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from burnish_serve.tasks.pooling import POOLINGS
+from burnish_train.losses import cross_entropy
 
 HEAD_FILE = "head.safetensors"
+PROBE_STEPS = 100
+PROBE_DECAY = 1e-4
 
 
 class PooledClassifier(torch.nn.Module):
@@ -45,11 +48,44 @@ class PooledClassifier(torch.nn.Module):
         """Where the weights are."""
         return self.classifier.weight.device
 
+    def pooled(self, input_ids: Any, attention_mask: Any, **rest: Any) -> torch.Tensor:
+        """Return one float32 vector a text, ``[rows, width]``, for ids and mask ``[rows, length]``."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
+        vectors: torch.Tensor = POOLINGS[self.pooling](hidden.float(), attention_mask)
+        return vectors
+
     def forward(self, input_ids: Any, attention_mask: Any, **rest: Any) -> SequenceClassifierOutput:
         """Return logits ``[rows, labels]`` for ids and mask ``[rows, length]``."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
-        pooled = POOLINGS[self.pooling](hidden.float(), attention_mask)
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled)))
+        vectors = self.pooled(input_ids, attention_mask, **rest)
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(vectors)))
+
+    def probe(self, vectors: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> None:
+        """Start the head where a linear probe of the frozen encoder ends.
+
+        A head of random weights sends large, blind gradients into the encoder and bends what it knows; one that is
+        right already does not (Kumar et al., 2022, arXiv:2202.10054).
+
+        Args:
+            vectors: float32 ``[rows, width]`` of `pooled`.
+            labels: int64 ``[rows]``.
+            label_smoothing: as in training.
+        """
+        centre, spread = vectors.mean(0), vectors.std()
+        scaled = (vectors - centre) / spread
+        weight = torch.zeros_like(self.classifier.weight, requires_grad=True)
+        bias = torch.zeros_like(self.classifier.bias, requires_grad=True)
+        solver = torch.optim.LBFGS([weight, bias], max_iter=PROBE_STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            solver.zero_grad()
+            value = cross_entropy(scaled @ weight.T + bias, labels, label_smoothing) + PROBE_DECAY * (weight**2).sum()
+            value.backward()
+            return value
+
+        solver.step(loss)
+        with torch.no_grad():
+            self.classifier.weight.copy_(weight / spread)
+            self.classifier.bias.copy_(bias - (weight / spread) @ centre)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write the encoder and the head into a folder."""

@@ -65,5 +65,6 @@ class SaveEvery(transformers.TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a checkpoint where it is due."""
-        if self._steps and state.global_step % self._steps == 0:
+        at_epoch_end = state.epoch % 1 == 0  # saved after its evaluation: a checkpoint before it would lose the score
+        if self._steps and state.global_step % self._steps == 0 and not at_epoch_end:
             control.should_save = True

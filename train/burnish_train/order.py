@@ -1,0 +1,46 @@
+"""The order in which rows are learned from: by length and at random, and the same for a seed and an epoch.
+
+Trainer draws each epoch's order from the state of PyTorch's generator, which a resumed process does not have: inside an
+epoch it would skip other rows than those it has seen. Here the order follows from seed and epoch alone.
+
+>>> EpochTrainer(model=model, args=arguments, train_dataset=rows).train()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import transformers
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+
+class EpochTrainer(transformers.Trainer):
+    """transformers' Trainer with `EpochSampler`."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return EpochSampler(self.args.train_batch_size, train_dataset or self.train_dataset, seed=self.args.seed)
+
+
+class EpochSampler(LengthGroupedSampler):
+    """Numbers of rows, rows of like length together.
+
+    Args:
+        batch_size: rows of a step.
+        rows: each with ``input_ids``.
+        seed: of the whole run.
+    """
+
+    def __init__(self, batch_size: int, rows: Sequence[Any], *, seed: int) -> None:
+        super().__init__(batch_size, rows, model_input_name="input_ids")
+        self._seed, self._epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; Trainer does, at the start of each."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the rows of the epoch, each once."""
+        self.generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        return iter(super().__iter__())

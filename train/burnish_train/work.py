@@ -1,0 +1,75 @@
+"""The working folder of a run, ``OUT.partial``: made, or taken up again where a killed run left it.
+
+Trainer's checkpoints stand in it. A run is only taken up with the settings and the rows that it was begun with.
+
+>>> last = prepare(Path("runs/a.partial"), config, splits, resume=True, overwrite=False)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from burnish_serve.config import to_dict
+from burnish_serve.errors import InputError
+from burnish_train import checkpoint
+from burnish_train.config import TrainConfig
+from burnish_train.data import Splits
+
+SETTINGS = "config.json"
+NEW_PLACE = {"out", "device"}  # what a resumed run may have otherwise
+
+
+def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, overwrite: bool) -> str | None:
+    """Make the working folder and return the Trainer checkpoint to go on from, if there is one.
+
+    Raises:
+        InputError: something stands in the way that only the user can decide on.
+    """
+    rows = {f"rows of {name}": about.get("sha256") for name, about in splits.sources.items()}
+    settings = {**to_dict(config), **rows}
+    if config.out.exists() and not overwrite:
+        raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
+    if config.out.exists() and not (config.out / checkpoint.RECORD).is_file():
+        raise InputError(f"{config.out} is not a checkpoint of burnish, so --overwrite does not replace it")
+    begun = any(work.glob("checkpoint-*/trainer_state.json"))
+    if work.exists() and not resume and (overwrite or not begun):
+        shutil.rmtree(work)
+    if work.exists() and not resume:
+        raise InputError(f"{work} holds an unfinished run; --resume goes on with it, --overwrite starts again")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
+    path = work / SETTINGS
+    if begun and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [k for k in settings if k not in NEW_PLACE and before.get(k) != settings[k]]
+        if changed:
+            listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
+            raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    for folder in work.glob("checkpoint-*"):
+        if not _is_whole(folder):
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(work))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether Trainer's checkpoint was written to its end, which is its state."""
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Return whether an error means a full disk; PyTorch's own says "unexpected pos" and names no disk."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return "No space left on device" in str(error) or "inline_container.cc" in str(error)
