@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
-from burnish_export import ExportConfig, build, card, export, graph, proof, quantize
+from burnish_export import ExportConfig, card, export, graph, proof, quantize
 from burnish_export.cli import export as command_export
+from burnish_export.manifest import FILES
 from burnish_serve import load
 from burnish_serve.bundle import MANIFEST, describe_file, open_bundle
 from burnish_serve.cli.verify import command as command_verify
@@ -495,7 +496,7 @@ def test_the_command_prints_one_json_object(config, made_before, tiny_checkpoint
         assert told["variants"][name]["score"] == variant.score
         assert told["variants"][name]["size"] == manifest.files[variant.file].size
     assert "fp32: largest difference from PyTorch" in result.stderr
-    assert build.FILES["int8"] in manifest.files
+    assert FILES["int8"] in manifest.files
 
 
 # The starter encoder
