@@ -51,7 +51,8 @@ def main() -> int:
         scores[name] = report(path, ["evaluate", BUNDLE, "--data", f"{DATA}/test.jsonl", "--variant", name, "--json"])
 
     title("5. Measure speed, all variants in one run")
-    speed = report(RUNS / "speed.json", ["bench", BUNDLE, "--data", f"{DATA}/test.jsonl", "--no-sweep", "--json"])
+    quick = ["--no-sweep", "--json"]
+    speed = report(RUNS / "speed.json", ["bench", BUNDLE, "--data", f"{DATA}/test.jsonl", "--max-rows", 512, *quick])
 
     title("Result")
     print(table(manifest, scores, speed))
