@@ -1,8 +1,8 @@
 """PyTorch to ONNX: the dynamo exporter, with batch and length left open.
 
-Two decisions, both measured (bench/LOG.md): attention is exported in its plain form, whose products and softmax ONNX
-Runtime runs as fast as any fused one on a CPU, without the guards for fully masked rows; and opset 20, where GELU is
-one operator and becomes one kernel together with the bias before it.
+Two decisions (bench/LOG.md has the counts of nodes): attention is exported in its plain form, without the guards for
+rows that are masked from end to end, which no text is; and opset 20, where GELU is one operator and becomes one kernel
+together with the bias before it.
 
 >>> to_onnx(source, Path("model.onnx"))  # doctest: +SKIP
 """
