@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from burnish_serve.bundle import MANIFEST
 # How long an example takes depends on what else the machine does.
 settings.register_profile("burnish", deadline=None, max_examples=60)
 settings.load_profile("burnish")
+
+# A suite that runs in the background (nohup, some CI) is deaf to Ctrl-C, and so would be the commands that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
