@@ -8,6 +8,7 @@ not proven: a float32 graph that does not answer as PyTorch does ends the export
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ def export(config: ExportConfig, *, overwrite: bool = False, log: Callable[[str]
         raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry without a network
     if config.out.exists() and not is_bundle(config.out):
         raise InputError(f"{config.out} is not a bundle, so --overwrite does not replace it")
     work = config.out.with_name(config.out.name + ".partial")

@@ -9,6 +9,7 @@ Written beside its final name and renamed when it is whole. ``dev.jsonl`` and ``
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def quiet() -> None:
     """Keep transformers' own notes and bars from the user; what matters is said by us."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry without a network
 
 
 def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "first") -> tuple[Any, Any]:
