@@ -138,7 +138,7 @@ def main(folder: Path = FOLDER) -> None:
 
 def tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
     """Return BERT's tokenizer over a small vocabulary."""
-    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))  # noqa: S106
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.TemplateProcessing(

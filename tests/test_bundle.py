@@ -90,7 +90,7 @@ def test_a_whole_bundle_opens(tiny_bundle):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_flipped_bit_anywhere_is_found(bundle_copy, seed):
-    random_place = random.Random(seed)  # noqa: S311
+    random_place = random.Random(seed)
     for name in random_place.sample([*FILES, MANIFEST], 3):
         path = bundle_copy / name
         whole = path.read_bytes()

@@ -94,7 +94,7 @@ def test_the_session_gets_the_inputs_that_it_names(tiny_bundle):
 
 def test_stream_answers_as_a_call_does_and_reads_only_a_window_ahead(tiny_model, monkeypatch):
     monkeypatch.setattr(runner, "WINDOW", 8)
-    rows = [random.Random(n).choice(WORDS) for n in range(50)]  # noqa: S311
+    rows = [random.Random(n).choice(WORDS) for n in range(50)]
     taken = 0
 
     def source():
@@ -175,9 +175,9 @@ def test_cut_texts_are_marked(tiny_model, top_k):
 
 
 def test_several_threads_at_once(tiny_model):
-    rows = [" ".join(random.Random(n).choices(WORDS, k=n % 15)) for n in range(400)]  # noqa: S311
+    rows = [" ".join(random.Random(n).choices(WORDS, k=n % 15)) for n in range(400)]
     expected = tiny_model(rows, top_k=None)
-    orders = [random.Random(n).sample(range(len(rows)), 80) for n in range(24)]  # noqa: S311
+    orders = [random.Random(n).sample(range(len(rows)), 80) for n in range(24)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda order: tiny_model([rows[i] for i in order], top_k=None), orders))
     assert found == [[expected[i] for i in order] for order in orders]

@@ -32,7 +32,7 @@ def path(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def transformers_tokenizer(path):
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="[PAD]")  # noqa: S106
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="[PAD]")
 
 
 def encode(path, max_length, *rows):

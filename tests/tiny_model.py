@@ -174,13 +174,13 @@ def make_tokenizer() -> Any:
 
     backend = tokenizer({word: number for number, word in enumerate(VOCABULARY)})
     backend.enable_truncation(8)
-    backend.enable_padding(length=8, pad_id=0, pad_token="[PAD]")  # noqa: S106  # a token of a text
+    backend.enable_padding(length=8, pad_id=0, pad_token="[PAD]")
     return BertTokenizerFast(tokenizer_object=backend, model_max_length=MAX_LENGTH)
 
 
 def labelled_rows(count: int = 120, *, seed: int = 0) -> list[dict[str, str]]:
     """Return rows of the three intents in turn, 2 to 10 words each, no text twice."""
-    words = random.Random(seed)  # noqa: S311  # no secret
+    words = random.Random(seed)
     rows: dict[str, str] = {}
     while len(rows) < count:
         label = LABELS[len(rows) % len(LABELS)]
