@@ -108,7 +108,7 @@ def table(manifest: Any, scores: dict[str, Any], speed: Any) -> str:
         size = f"{manifest['files'][measured['file']]['size'] / 1e6:.0f} MB"
         accuracy = f"{scores[name]['metrics']['accuracy']:.4f}"
         rate = f"{measured['throughput']['texts_per_second']:,.0f}"
-        default = "  default" if name == manifest["defaults"]["CPUExecutionProvider"] else ""
+        default = "  default" if name == manifest["defaults"]["CPUExecutionProvider"][0] else ""
         lines.append(f"{name:<10}{size:>10}{accuracy:>10}{rate:>10}{shown[0]:>10}{shown[1]:>10}{default}")
     about = speed["machine"]
     rows = next(iter(scores.values()))["rows"]

@@ -113,7 +113,8 @@ def main(folder: Path = FOLDER) -> None:
                 precision=name,
                 batch_invariant=True,
                 providers=("CPUExecutionProvider",),
-                cpu_features=(),
+                right_with=(),
+                fast_with=(),
                 max_difference=float(np.abs(answers[name] - answers["fp32"]).max()),
                 label_changes=0,
                 score=None,
@@ -122,7 +123,7 @@ def main(folder: Path = FOLDER) -> None:
             )
             for name, file in names.items()
         },
-        defaults={"CPUExecutionProvider": "int8", "CUDAExecutionProvider": "fp32"},
+        defaults={"CPUExecutionProvider": ("int8", "fp32"), "CUDAExecutionProvider": ("fp32",)},
         files={
             path.relative_to(folder).as_posix(): describe_file(path)
             for path in sorted(folder.rglob("*"))

@@ -250,7 +250,7 @@ def test_whatever_else_is_called_manifest_is_refused(data):
         ("labels", "positive"),
         ("labels", ["positive", 1]),
         ("labels", None),
-        ("defaults", {"CPUExecutionProvider": 1}),
+        ("defaults", {"CPUExecutionProvider": "int8"}),
         ("reference_score", "1"),
         pytest.param("reference_score", 10**400, id="reference_score-beyond float"),
         ("golden_rows", ["text"]),

@@ -130,7 +130,7 @@ def test_what_the_manifest_says_of_scores_is_so(bundle, tiny_checkpoint):
     assert manifest.reference_score == evaluate(reference, examples).metrics["accuracy"]
     assert manifest.evaluation_rows == len(examples) == 12
     assert set(manifest.variants) == {"fp32", "int8"}
-    assert manifest.defaults == {"CPUExecutionProvider": "int8", "CUDAExecutionProvider": "fp32"}
+    assert manifest.defaults == {"CPUExecutionProvider": ("int8",), "CUDAExecutionProvider": ("fp32",)}
     for name, variant in manifest.variants.items():
         model = load(bundle, variant=name, device="cpu")
         logits = model.logits([row.asked for row in examples])
@@ -246,7 +246,7 @@ def test_verify_replays_the_golden_rows_of_a_real_bundle(bundle):
 def test_float32_alone(config, made_before):
     manifest = export(config(precision="fp32"))
     assert set(manifest.variants) == {"fp32"}
-    assert set(manifest.defaults.values()) == {"fp32"}
+    assert set(manifest.defaults.values()) == {("fp32",)}
     assert load(config().out, device="cpu").variant == "fp32"
 
 
@@ -284,7 +284,7 @@ def test_without_labelled_rows_int8_is_made_and_float32_stays_the_default(
     (folder / "dev.jsonl").write_bytes(b"")  # as training with --dev-fraction 0 leaves it
     manifest = export(config(checkpoint=str(folder)))
     assert set(manifest.variants) == {"fp32", "int8"}
-    assert manifest.defaults["CPUExecutionProvider"] == "fp32"
+    assert manifest.defaults["CPUExecutionProvider"] == ("fp32",)
     assert "--eval" in manifest.provenance["default_because"]
     assert (manifest.reference_score, manifest.evaluation_rows) == (None, 0)
 
@@ -309,7 +309,7 @@ def test_an_int8_that_loses_too_much_is_refused_where_it_was_demanded(config, ma
 
 def test_an_int8_that_loses_too_much_is_not_the_default(config, made_before, far_too_narrow):
     manifest = export(config())
-    assert manifest.defaults["CPUExecutionProvider"] == "fp32"
+    assert manifest.defaults["CPUExecutionProvider"] == ("fp32",)
     assert manifest.variants["int8"].score < manifest.reference_score - 0.005
     assert manifest.variants["int8"].label_changes > 0
     assert "PyTorch" in manifest.provenance["default_because"]
@@ -397,7 +397,7 @@ def test_any_checkpoint_of_transformers_is_taken_with_its_task(foreign, tmp_path
     got = load(tmp_path / "bundle", variant="fp32", device="cpu").logits(TEXTS)
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
     assert manifest.max_length == 32
-    assert manifest.defaults["CPUExecutionProvider"] == "fp32", "nothing shows what int8 costs"
+    assert manifest.defaults["CPUExecutionProvider"] == ("fp32",), "nothing shows what int8 costs"
 
 
 def test_a_max_length_of_the_users_is_kept_up_to_what_the_model_reads(config, made_before):

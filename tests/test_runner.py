@@ -219,7 +219,7 @@ def test_an_unknown_device_names_those_there_are(tiny_bundle):
     ("changes", "said"),
     [
         ({"variants": {}}, "variant"),
-        ({"defaults": {"CPUExecutionProvider": "int4"}}, "int4"),
+        ({"defaults": {"CPUExecutionProvider": ("int8", "int4")}}, "int4"),
         ({"task": "fortune-telling"}, "fortune-telling"),
         ({"inputs": ("input_ids", "pixel_values")}, "pixel_values"),
         ({"labels": ("negative", "neutral", "positive")}, "labels"),

@@ -58,7 +58,7 @@ def render(manifest: Manifest, source: Source) -> str:
         "",
         f"The float32 graph was held against PyTorch on {len(shapes)} shapes, {shapes[0]} to {shapes[-1]},",
         "with ragged padding, before anything was written.",
-        f"Default on a CPU: {manifest.defaults['CPUExecutionProvider']} ({about['default_because']}).",
+        f"Default on a CPU: {manifest.defaults['CPUExecutionProvider'][0]} ({about['default_because']}).",
         "",
         "## Limits",
         "",

@@ -31,7 +31,7 @@ def export(checkpoint: str, overwrite: bool, **given: Any) -> Report:
 
     manifest = run(config, overwrite=overwrite, log=lambda line: click.echo(line, file=sys.stderr))
     sizes = {name: manifest.files[variant.file].size for name, variant in manifest.variants.items()}
-    default = manifest.defaults["CPUExecutionProvider"]
+    default = manifest.defaults["CPUExecutionProvider"][0]
     lines = [f"bundle written to {config.out} (default on a CPU: {default})"]
     for name, variant in manifest.variants.items():
         score = "no score" if variant.score is None else f"score {variant.score:.4f}"

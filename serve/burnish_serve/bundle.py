@@ -52,8 +52,10 @@ class Variant:
     """Whether an answer is the same alone and beside any neighbours."""
     providers: tuple[str, ...]
     """Execution providers that it was made for."""
-    cpu_features: tuple[str, ...]
-    """Processor features that it needs to be fast; empty where it needs none."""
+    right_with: tuple[str, ...]
+    """Processor features of which one is needed for right answers; empty where any processor gives them."""
+    fast_with: tuple[str, ...]
+    """Processor features of which one makes it fast; empty where it needs none."""
     max_difference: float
     """Largest difference of a logit from PyTorch's, seen in the proof."""
     label_changes: int
@@ -80,8 +82,8 @@ class Manifest:
     """Names of the graph's inputs: int64 ``[batch, length]`` each."""
     outputs: tuple[str, ...]
     variants: dict[str, Variant]
-    defaults: dict[str, str]
-    """The variant to take by execution provider."""
+    defaults: dict[str, tuple[str, ...]]
+    """The variants to take by execution provider, best first: the first that fits the processor is taken."""
     files: dict[str, File]
     """Every file of the bundle but the manifest, by path."""
     golden_rows: tuple[dict[str, Any], ...]
@@ -191,9 +193,10 @@ def _contradiction(manifest: Manifest) -> str | None:
         return "it has no variant"
     if "tokenizer.json" not in manifest.files:
         return "tokenizer.json is not among its files"
-    for provider, name in manifest.defaults.items():
-        if name not in manifest.variants:
-            return f"its default {name!r} for {provider} is not among its variants"
+    for provider, names in manifest.defaults.items():
+        for name in names:
+            if name not in manifest.variants:
+                return f"its default {name!r} for {provider} is not among its variants"
     for name, variant in manifest.variants.items():
         if variant.file not in manifest.files:
             return f"its variant {variant.file!r} is not among its files"

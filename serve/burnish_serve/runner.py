@@ -23,6 +23,7 @@ import numpy as np
 from burnish_serve import batching, machine
 from burnish_serve.batching import Ids
 from burnish_serve.bundle import Bundle, open_bundle
+from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, InputError
 from burnish_serve.rows import field_text
 from burnish_serve.session import Session, create_session, provider_for
@@ -176,9 +177,11 @@ def open_runner(
         warnings.warn(conflict, RuntimeWarning, stacklevel=3)
     provider = provider_for(device)
     manifest = bundle.manifest
-    name = variant or manifest.defaults.get(provider) or next(iter(manifest.variants))
-    if name not in manifest.variants:
-        raise InputError(f"{bundle.folder} has no variant {name!r}; it has: {', '.join(manifest.variants)}")
+    if variant is not None and variant not in manifest.variants:
+        raise InputError(f"{bundle.folder} has no variant {variant!r}; it has: {', '.join(manifest.variants)}")
+    name, remark = choose(manifest, provider, machine.cpu_features(), variant)
+    if remark:
+        warnings.warn(remark, RuntimeWarning, stacklevel=3)
     session = create_session(bundle.path(manifest.variants[name].file), provider=provider, threads=threads)
     width = session.get_outputs()[0].shape[-1]
     if isinstance(width, int) and width != len(manifest.labels):

@@ -30,7 +30,7 @@ def command(bundle: str) -> Report:
     for name, variant in manifest.variants.items():
         score = "-" if variant.score is None else f"{variant.score:.4f}"
         answers = "same in any batch" if variant.batch_invariant else "depend on the batch"
-        default = ", ".join(provider for provider, chosen in manifest.defaults.items() if chosen == name)
+        default = ", ".join(provider for provider, chosen in manifest.defaults.items() if chosen[:1] == (name,))
         size = manifest.files[variant.file].size / 1e6
         lines.append(f"{name:<14}{size:>8.1f}{score:>9}{variant.max_difference:>21.2g}  {answers:<24}{default}")
     if manifest.reference_score is not None:
