@@ -137,6 +137,7 @@ def test_the_shape_of_the_json(printed: str) -> None:
             "size_mb",
             "score",
             "batch_invariant",
+            "nodes",
             "throughput",
             "speedup",
             "latency",
@@ -190,12 +191,6 @@ def test_json_is_one_object_and_goes_to_a_file_too(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--variant", "int4"), "has no variant 'int4'; it has: fp32, int8"),
-        (("--batch-sizes", "1,x"), "batch_sizes must be whole numbers from 1"),
-        (("--lengths", "0"), "lengths must be whole numbers from 1"),
-        (
-            ("--rounds", "0", "--seconds", "-1"),
-            "rounds must be at least 1, not 0; seconds must be at least 0, not -1.0",
-        ),
         (("--data", "none.jsonl"), "no such file: none.jsonl"),
         (("--data", "empty.jsonl"), "empty.jsonl has no rows"),
         (("--data", "other.jsonl"), "other.jsonl:1: no column 'text'; the columns there are: 'review'"),
@@ -214,6 +209,24 @@ def test_what_cannot_be_measured(
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("burnish: ")
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--batch-sizes", "1,x"), "batch_sizes must be whole numbers from 1"),
+        (("--lengths", "0"), "lengths must be whole numbers from 1"),
+        (("--threads", "0"), "threads must be at least 1, not 0"),
+        (
+            ("--rounds", "0", "--seconds", "-1"),
+            "rounds must be at least 1, not 0; seconds must be at least 0, not -1.0",
+        ),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
+    result = invoke(TINY, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Error: {said}" in result.stderr
 
 
 def test_a_bundle_that_is_none_or_is_damaged(tmp_path: Path) -> None:

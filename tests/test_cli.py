@@ -264,6 +264,7 @@ def test_verify_a_whole_bundle(burnish, tiny_bundle):
         "files": 6,
         "golden_rows": 3,
         "differences": {"fp32": 0.0, "int8": 0.0},
+        "unfit": [],
     }
 
 
@@ -316,9 +317,9 @@ def test_verify_without_golden_rows(burnish, bundle_copy, edit_manifest):
 def test_doctor(burnish):
     result = burnish("doctor")
     assert result.exit_code == 0, result.output
-    assert "device     cpu: works" in result.stdout
+    assert "provider   cpu: works" in result.stdout
     data = one_object(burnish("doctor", "--json").stdout)
-    assert data["devices"]["cpu"] is None
+    assert data["providers"]["cpu"] is None
     assert data["machine"]["threads"] >= 1
 
 

@@ -88,6 +88,24 @@ def test_this_machine_is_described():
     assert set(machine.cpu_features()) <= set(machine.CPU_FEATURES)
 
 
+@pytest.mark.parametrize(
+    ("system", "processor", "cpuinfo", "features"),
+    [
+        ("Linux", "x86_64", "model name\t: X\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", "avx2 avx512f avx512_vnni"),
+        ("Linux", "aarch64", "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n", "asimddp i8mm"),
+        ("Linux", "aarch64", "Features\t: fp asimd\n", ""),
+        ("Linux", "arm64", "", ""),
+        ("Darwin", "arm64", "", "asimddp"),
+        ("Darwin", "x86_64", "", ""),
+    ],
+)
+def test_features_of_processors(monkeypatch, system, processor, cpuinfo, features):
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    monkeypatch.setattr(machine, "_read", lambda path: cpuinfo if str(path) == "/proc/cpuinfo" else "")
+    assert machine.cpu_features() == tuple(features.split())
+
+
 @pytest.fixture
 def installed(monkeypatch):
     """Return a function that makes these distributions, and no others, look installed."""

@@ -12,8 +12,10 @@ from burnish_bench.config import BenchConfig
 from burnish_bench.report import bench as run
 from burnish_bench.report import write_json
 from burnish_bench.table import render
+from burnish_serve.cli.options import check_device
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import configure, flags
+from burnish_serve.errors import InputError
 
 
 @click.command("bench", short_help="measure latency and throughput of a bundle")
@@ -29,7 +31,11 @@ def bench(bundle: str, variants: tuple[str, ...], **given: Any) -> Report:
     Prints a table, then the same figures as one line of JSON. Machines are noisy: figures can be compared within one
     run and not across runs.
     """
-    config = configure(BenchConfig, {}, **given)
+    try:
+        config = configure(BenchConfig, {}, **given)
+    except InputError as error:  # there is no recipe: what is wrong stands on the command line
+        raise click.UsageError(str(error)) from error
+    check_device(config.device, config.provider)
     with click.progressbar(length=0, label="bench", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
 
         def start(turns: int) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from burnish_serve.config import dataclass, setting
 from burnish_serve.errors import InputError
-from burnish_serve.session import DEVICES
+from burnish_serve.providers import DEVICES, PROVIDERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,12 @@ class BenchConfig:
     text_column: str = setting("column that holds the text", default="text")
     max_rows: int = setting("rows of the data that are used at the most", default=4096, minimum=1)
     device: str = setting("where to run", default="auto", choices=DEVICES)
+    provider: str | None = setting(
+        "execution provider of ONNX Runtime; implies the device", default=None, choices=tuple(PROVIDERS)
+    )
+    require_signature: Path | None = setting(
+        "refuse a bundle that was not signed with the private half of this key", default=None
+    )
     threads: int | None = setting("threads of one run; the CPU quota where not given", default=None, minimum=1)
     rounds: int = setting("turns of each variant; a 95 % interval needs 6", default=10, minimum=1)
     seconds: float = setting(

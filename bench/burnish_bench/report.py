@@ -20,10 +20,10 @@ from burnish_bench.config import BenchConfig
 from burnish_bench.measure import measure_variants, num_turns
 from burnish_bench.workload import Workload, golden_workload, read_workload
 from burnish_serve import machine
-from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file, open_bundle
+from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file
 from burnish_serve.errors import InputError
 from burnish_serve.runner import Runner, open_runner
-from burnish_serve.session import provider_for
+from burnish_serve.signature import open_signed
 from burnish_serve.tasks import task_named
 
 
@@ -49,7 +49,7 @@ def bench(
     """
     if config.out:
         _check_out(config.out)
-    bundle = open_bundle(folder)
+    bundle = open_signed(folder, config.require_signature)
     manifest, task = bundle.manifest, task_named(bundle.manifest.task)
     names = list(dict.fromkeys(variants)) or list(manifest.variants)
     if unknown := [name for name in names if name not in manifest.variants]:
@@ -58,18 +58,21 @@ def bench(
         workload = golden_workload(bundle)
     else:
         workload = read_workload(config.data, task, max_rows=config.max_rows, text_column=config.text_column)
-    models = {name: open_runner(bundle, device=config.device, variant=name, threads=config.threads) for name in names}
+    models = {
+        name: open_runner(bundle, device=config.device, provider=config.provider, variant=name, threads=config.threads)
+        for name in names
+    }
     baseline = baseline_of(manifest, names)
     cells = config.cells(manifest.max_length)
     tick = start(num_turns(len(models), len(cells), config.rounds))
     found = measure_variants(models, workload.rows, config, baseline=baseline, cells=cells, tick=tick)
     return {
-        **_about(bundle, config),
+        **_about(bundle, config, models[baseline]),
         "rows": _about_rows(workload, models[baseline]),
         "metric": task.metric,
         "baseline": baseline,
         "variants": {
-            name: {**_about_variant(manifest, name), **_rounded(dataclasses.asdict(measured))}
+            name: {**_about_variant(manifest, name, models[name]), **_rounded(dataclasses.asdict(measured))}
             for name, measured in found.items()
         },
     }
@@ -98,7 +101,7 @@ def _check_out(path: Path) -> None:
         raise InputError(f"--out is to be a file, and {path} is a folder")
 
 
-def _about(bundle: Bundle, config: BenchConfig) -> dict[str, Any]:
+def _about(bundle: Bundle, config: BenchConfig, model: Runner) -> dict[str, Any]:
     provenance = bundle.manifest.provenance
     return {
         "bundle": str(bundle.folder),
@@ -108,7 +111,7 @@ def _about(bundle: Bundle, config: BenchConfig) -> dict[str, Any]:
         "versions": provenance.get("versions"),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.description(),
-        "provider": provider_for(config.device),
+        "provider": model.provider,
         "threads": config.threads or machine.num_threads(),
         "rounds": config.rounds,
         "seconds": config.seconds,
@@ -128,7 +131,7 @@ def _about_rows(workload: Workload, model: Runner) -> dict[str, Any]:
     }
 
 
-def _about_variant(manifest: Manifest, name: str) -> dict[str, Any]:
+def _about_variant(manifest: Manifest, name: str, model: Runner) -> dict[str, Any]:
     variant = manifest.variants[name]
     return {
         "file": variant.file,
@@ -136,6 +139,7 @@ def _about_variant(manifest: Manifest, name: str) -> dict[str, Any]:
         "size_mb": round(manifest.files[variant.file].size / 1e6, 3),
         "score": variant.score,
         "batch_invariant": variant.batch_invariant,
+        "nodes": model.nodes,
     }
 
 

@@ -1,4 +1,4 @@
-"""The model card: what the bundle is, for people, as the Hub shows it.
+"""The model card: what the bundle is, for people, as the Hub shows it, with the autopilot's path as table and plot.
 
 >>> render(manifest, source).splitlines()[0]  # doctest: +SKIP
 '---'
@@ -6,8 +6,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from burnish_export.autopilot import Candidate, Outcome
 from burnish_export.source import Source
 from burnish_serve.bundle import Manifest
+
+PLOT = "frontier.png"
 
 
 def render(manifest: Manifest, source: Source) -> str:
@@ -40,13 +48,14 @@ def render(manifest: Manifest, source: Source) -> str:
         "",
         "## Variants",
         "",
-        f"| variant | file | {metric} | largest difference of a logit from PyTorch | answers |",
-        "|---|---|---|---|---|",
+        f"| variant | file | {metric} | ms a text | largest difference of a logit from PyTorch | answers |",
+        "|---|---|---|---|---|---|",
     ]
     for name, variant in manifest.variants.items():
-        score = "-" if variant.score is None else f"{variant.score:.4f}"
+        score = _or_dash(variant.score, ".4f")
         alone = "the same alone and in any batch" if variant.batch_invariant else "depend on what else is in the batch"
-        lines.append(f"| {name} | `{variant.file}` | {score} | {variant.max_difference:.2g} | {alone} |")
+        latency = _or_dash(variant.latency_ms, ".2f")
+        lines.append(f"| {name} | `{variant.file}` | {score} | {latency} | {variant.max_difference:.2g} | {alone} |")
     if manifest.reference_score is not None:
         lines += [
             "",
@@ -59,6 +68,7 @@ def render(manifest: Manifest, source: Source) -> str:
         f"The float32 graph was held against PyTorch on {len(shapes)} shapes, {shapes[0]} to {shapes[-1]},",
         "with ragged padding, before anything was written.",
         f"Default on a CPU: {manifest.defaults['CPUExecutionProvider'][0]} ({about['default_because']}).",
+        *_tried(about.get("autopilot"), metric),
         "",
         "## Limits",
         "",
@@ -73,3 +83,68 @@ def render(manifest: Manifest, source: Source) -> str:
         detail = ", ".join(f"{key} {value}" for key, value in data.items())
         lines.append(f"- {split}: {detail}")
     return "\n".join(lines) + "\n"
+
+
+def draw(outcome: Outcome, chosen: Mapping[str, Candidate], metric: str, path: Path) -> None:
+    """Draw score against latency of all candidates, and the frontier: those that none other beats in both.
+
+    Where there are no labelled rows, closeness to PyTorch takes the place of the score.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    points = [(one, _height(one)) for one in outcome.candidates]
+    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=100)
+    best = float("-inf")
+    frontier = []
+    for one, height in sorted(points, key=lambda pair: (pair[0].latency_ms, -pair[1])):
+        if height > best:
+            best = height
+            frontier.append((one.latency_ms, height))
+    axes.step(*zip(*frontier, strict=True), where="post", color="0.6", label="frontier")
+    for one, height in points:
+        taken = ", ".join(name for name, candidate in chosen.items() if candidate is one)
+        axes.plot(one.latency_ms, height, "o", color="tab:red" if taken else "tab:blue")
+        text = f"{one.name} ({taken})" if taken else one.name
+        axes.annotate(text, (one.latency_ms, height), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel("milliseconds for one text alone")
+    axes.set_ylabel(metric if outcome.reference is not None else "closeness to PyTorch, -log10 of the error")
+    axes.set_title(f"{len(points)} candidates on {outcome.rows} rows")
+    axes.margins(x=0.15)
+    axes.legend()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def _height(candidate: Candidate) -> float:
+    return -math.log10(max(candidate.error, 1e-12)) if candidate.score is None else candidate.score
+
+
+def _tried(path: Mapping[str, Any] | None, metric: str) -> list[str]:
+    """Return the section on the autopilot; nothing where it did not run."""
+    if path is None:
+        return []
+    lines = [
+        "",
+        "## What was tried",
+        "",
+        f"Each way to make int8, on {path['rows']} rows, measured in turns on the machine that made this bundle. The",
+        "error is the mean squared difference of the logits from PyTorch's, as a share of their variance.",
+        "",
+        f"| candidate | {metric} | error | labels changed | ms a text | texts a second | MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in path["candidates"]:
+        name = f"**{one['name']}**" if one["name"] == path["chosen"] else one["name"]
+        lines.append(
+            f"| {name} | {_or_dash(one['score'], '.4f')} | {one['error']:.2g} | {one['label_changes']} | "
+            f"{one['latency_ms']:.2f} | {one['texts_per_second']:.0f} | {one['size'] / 1e6:.1f} |"
+        )
+    worst = ", ".join(f"`{module}` {error:.1g}" for module, error in list(path["sensitivity"].items())[:5])
+    return [*lines, "", f"Most sensitive modules, by the error of each alone: {worst}.", "", f"![{metric}]({PLOT})"]
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,95 +1,103 @@
 """The manifest of a bundle, from what the export found: the only writer of the contract in `burnish_serve.bundle`.
 
->>> make_manifest(config, source, rows, made, wanted, 0.93, "int8", "as asked for", []).task  # doctest: +SKIP
+>>> make_manifest(config, workshop, made, decision, 0.93).task  # doctest: +SKIP
 'text-classification'
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from burnish_export import graph
+from burnish_export.choose import Decision
 from burnish_export.config import ExportConfig
-from burnish_export.evidence import Evidence, Made
-from burnish_export.source import Source, architecture
+from burnish_export.evidence import Made, Workshop
+from burnish_export.source import architecture
+from burnish_export.variants import KINDS
 from burnish_serve import machine
 from burnish_serve.bundle import Manifest, Variant
 from burnish_serve.session import PROVIDERS
-from burnish_serve.tasks import Logits
-
-FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_int8.onnx", "int8-dynamic": "onnx/model_int8_dynamic.onnx"}
-# How far a replayed logit may be off on another processor, as a share of the largest: rounding in another order,
-# and for integers a value that falls on the other side of a step.
-GOLDEN_TOLERANCE = {"fp32": 1e-4, "int8": 0.05, "int8-dynamic": 0.05}
-INT8_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 def make_manifest(
     config: ExportConfig,
-    source: Source,
-    rows: Evidence,
+    workshop: Workshop,
     made: dict[str, Made],
-    wanted: Logits,
+    decision: Decision,
     reference_score: float | None,
-    default: str,
-    reason: str,
-    warnings: Sequence[str],
 ) -> Manifest:
     """Return the manifest without its files, which are not all written yet."""
+    source, rows, wanted = workshop.source, workshop.evidence, workshop.wanted
     variants = {}
     for name, result in made.items():
         golden = result.runner.logits(rows.golden)
         variants[name] = Variant(
-            file=FILES[name],
+            file=KINDS[name].file,
             precision=name,
             batch_invariant=result.batch_invariant,
-            providers=tuple(PROVIDERS.values()) if name == "fp32" else (PROVIDERS["cpu"],),
-            right_with=(),
-            fast_with=() if name == "fp32" else INT8_FEATURES,
+            providers=tuple(PROVIDERS.values()) if KINDS[name].on_gpu else (PROVIDERS["cpu"],),
+            right_with=KINDS[name].right_with if name == "int8" and decision.chosen["int8"].saturating else (),
+            fast_with=KINDS[name].fast_with,
+            latency_ms=decision.chosen[name].latency_ms if name in decision.chosen else None,
+            texts_per_second=decision.chosen[name].texts_per_second if name in decision.chosen else None,
             max_difference=result.proof.max_difference,
             label_changes=int((result.logits.argmax(-1) != wanted.argmax(-1)).sum()),
             score=result.score,
             golden_outputs=tuple(tuple(float(value) for value in row) for row in golden),
-            golden_tolerance=GOLDEN_TOLERANCE[name] * max(1.0, float(np.abs(golden).max())),
+            golden_tolerance=KINDS[name].golden_tolerance * max(1.0, float(np.abs(golden).max())),
         )
     packages = ("burnish", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "optimum")
     return Manifest(
         task=source.task.name,
         labels=source.labels,
         problem_type=source.problem_type,
-        max_length=source.max_length,
-        pad_token_id=source.tokenizer.pad_token_id or 0,
-        inputs=source.inputs,
-        outputs=source.task.outputs,
+        max_length=source.network.max_length,
+        pad_token_id=source.network.pad_token_id,
+        inputs=source.network.inputs,
+        outputs=source.network.outputs,
         variants=variants,
-        defaults={PROVIDERS["cpu"]: (default,), PROVIDERS["cuda"]: ("fp32",)},
+        defaults=decision.defaults,
         files={},
         golden_rows=rows.golden,
         reference_score=reference_score,
         evaluation_rows=len(rows.labelled),
-        warnings=tuple(warnings),
+        warnings=decision.warnings,
         provenance={
             "base_model": Path(source.record.get("base_model", config.checkpoint)).name,
             "seed": source.record.get("seed"),
             "data": {split: _without_path(about) for split, about in source.record.get("data", {}).items()},
-            "architecture": architecture(source.config),
+            "architecture": architecture(source.network.config),
             "pooling": source.record.get("pooling", "first"),
             "opset": graph.OPSET,
             "precision": config.precision,
             "max_drop": config.max_drop,
-            "default_because": reason,
+            "default_because": decision.because,
             "proof": {
                 name: {"shapes": [list(pair) for pair in result.proof.shapes], "scale": result.proof.scale}
                 for name, result in made.items()
             },
+            "autopilot": _path(decision),
             "machine": machine.description(),
             "versions": {name: machine.version(name) for name in packages},
         },
     )
+
+
+def _path(decision: Decision) -> dict[str, Any] | None:
+    """Return the path of the autopilot; None where it did not run."""
+    outcome = decision.outcome
+    if outcome is None:
+        return None
+    return {
+        "rows": outcome.rows,
+        "reference_score": outcome.reference,
+        "candidates": [candidate.to_dict() for candidate in outcome.candidates],
+        "sensitivity": outcome.sensitivity,
+        "chosen": decision.chosen["int8"].name,
+    }
 
 
 def _without_path(about: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The proof: a graph against PyTorch in float32, over batches and lengths of many sizes with ragged padding.
 
 A single input proves nothing: exporters were seen to be exact on one shape and wrong on padded batches of another. Real
-rows are used where there are enough, and random ids for the rest.
+rows are used where there are enough, and random ids for the rest. What is compared are the decisions that the outputs
+stand for: a label of a text, a label of each real token, a start and an end among the real tokens.
 
->>> prove(make_cases(reference, rows, vocab_size=30522), candidate, exact=True)  # doctest: +SKIP
+>>> prove(make_cases(TorchSession(network), network, rows), session, "fp32", exact=True)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from burnish_export.network import Network
+from burnish_serve.batching import Ids
 from burnish_serve.errors import ProofError
-from burnish_serve.runner import Runner
+from burnish_serve.session import Session
 from burnish_serve.tasks import Logits
 from burnish_serve.text import Encoded
 
@@ -31,8 +35,9 @@ class Case(NamedTuple):
     """One batch with the answers that are due."""
 
     shape: tuple[int, int]
-    batch: list[Encoded]
-    logits: Logits
+    feed: dict[str, Ids]
+    wanted: list[Logits]
+    """The reference's `decisions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +51,9 @@ class Proof:
     scale: float
     """Largest logit of the reference, by absolute value."""
     label_changes: int
-    """Rows whose best label differs."""
-    rows: int
-    """Rows compared."""
+    """Decisions that differ."""
+    decisions: int
+    """Decisions compared: a label of a text or token, a start, an end."""
 
 
 def proof_shapes(max_length: int) -> tuple[tuple[int, int], ...]:
@@ -57,69 +62,116 @@ def proof_shapes(max_length: int) -> tuple[tuple[int, int], ...]:
     return tuple((rows, length) for rows in BATCHES for length in lengths if rows * length <= MAX_TOKENS)
 
 
-def make_cases(reference: Runner, real: Sequence[Encoded], vocab_size: int) -> list[Case]:
+def make_cases(reference: Session, network: Network, real: Sequence[Encoded]) -> list[Case]:
     """Return the batches of a proof with PyTorch's answers, to hold every variant against.
 
     Args:
         reference: PyTorch in float32.
+        network: knows the inputs, and how much the model reads.
         real: encoded real rows, used where they are long enough.
-        vocab_size: ids are drawn below this.
     """
     random = np.random.default_rng(0)
     cases = []
-    for rows, length in proof_shapes(reference.encoder.max_length):
-        batch = [_row(random, real, length, number, vocab_size) for number in range(rows)]
-        cases.append(Case((rows, length), batch, reference.run_batch(batch)))
+    for rows, length in proof_shapes(network.max_length):
+        batch = [_row(random, real, length, number, network.config.vocab_size) for number in range(rows)]
+        feed = network.feed(batch)
+        cases.append(Case((rows, length), feed, decisions(network.outputs, reference.run(None, feed), feed)))
     return cases
 
 
-def prove(cases: Sequence[Case], candidate: Runner, *, exact: bool) -> Proof:
+def prove(cases: Sequence[Case], session: Session, outputs: Sequence[str], name: str, *, exact: bool) -> Proof:
     """Hold a graph against PyTorch.
 
     Args:
         cases: from `make_cases`.
-        candidate: the graph.
+        session: the graph.
+        outputs: names of its outputs.
+        name: of the variant, for messages.
         exact: whether the graph must agree up to rounding (float32); else the differences are only counted.
 
     Raises:
-        ProofError: an exact graph differs by more than `TOLERANCE` of the logits' scale, or changes the label of a row
-            whose margin is larger than twice that; or any graph gives a number that is not finite.
+        ProofError: an exact graph differs by more than `TOLERANCE` of the logits' scale, or changes a decision whose
+            margin is larger than twice that; or any graph gives a number that is not finite.
     """
-    wanted = np.concatenate([case.logits for case in cases])
-    got = np.concatenate([candidate.run_batch(case.batch) for case in cases])
-    return compare(wanted, got, candidate.variant, tuple(case.shape for case in cases), exact=exact)
+    wanted = [matrix for case in cases for matrix in case.wanted]
+    got = [matrix for case in cases for matrix in decisions(outputs, session.run(outputs, case.feed), case.feed)]
+    return compare(wanted, got, name, tuple(case.shape for case in cases), exact=exact)
 
 
-def compare(wanted: Logits, got: Logits, name: str, shapes: tuple[tuple[int, int], ...] = (), *, exact: bool) -> Proof:
-    """Return the differences between two arrays of logits ``[rows, labels]``; see `prove`."""
-    if wanted.shape != got.shape or not np.isfinite(got).all():
-        raise ProofError(
-            f"{name} gives logits that are not numbers, or {got.shape} of them where {wanted.shape} are due"
-        )
-    difference = float(np.abs(wanted - got).max(initial=0))
-    scale = float(np.abs(wanted).max(initial=0))
-    changed = wanted.argmax(-1) != got.argmax(-1)
-    allowed = TOLERANCE * scale
-    if exact:
-        best = np.sort(wanted, axis=-1)
-        margin = best[:, -1] - best[:, -2] if wanted.shape[-1] > 1 else np.full(len(wanted), np.inf)
-        flips = int((changed & (margin > 2 * allowed)).sum())
-        if difference > allowed or flips:
+def compare(
+    wanted: Sequence[Logits],
+    got: Sequence[Logits],
+    name: str,
+    shapes: tuple[tuple[int, int], ...] = (),
+    *,
+    exact: bool,
+) -> Proof:
+    """Return the differences between two lists of logits ``[decisions, choices]``, NaN where no choice is; see `prove`.
+
+    Raises:
+        ProofError: see `prove`.
+    """
+    difference, scale, changes, total, margins = 0.0, 0.0, 0, 0, []
+    for right, ours in zip(wanted, got, strict=True):
+        if right.shape != ours.shape or not (np.isfinite(ours) == np.isfinite(right)).all():
             raise ProofError(
-                f"{name} does not answer as the model does: logits differ by up to {difference:.2g}, rounding is "
-                f"{allowed:.2g}, and {flips} of {len(wanted)} rows get another label; nothing was written"
+                f"{name} gives logits that are not numbers, or {ours.shape} of them where {right.shape} are due"
             )
-    return Proof(
-        shapes=shapes, max_difference=difference, scale=scale, label_changes=int(changed.sum()), rows=len(wanted)
-    )
+        difference = max(difference, float(np.nanmax(np.abs(right - ours), initial=0)))
+        scale = max(scale, float(np.nanmax(np.abs(right), initial=0)))
+        changed = np.nanargmax(right, -1) != np.nanargmax(ours, -1)
+        changes, total = changes + int(changed.sum()), total + len(changed)
+        margins.append(_margins(right)[changed])
+    allowed = TOLERANCE * scale
+    flips = int((np.concatenate([*margins, [0.0]]) > 2 * allowed).sum())
+    if exact and (difference > allowed or flips):
+        raise ProofError(
+            f"{name} does not answer as the model does: logits differ by up to {difference:.2g}, rounding is "
+            f"{allowed:.2g}, and {flips} of {total} labels change; nothing was written"
+        )
+    return Proof(shapes=shapes, max_difference=difference, scale=scale, label_changes=changes, decisions=total)
 
 
-def is_batch_invariant(runner: Runner, rows: Sequence[Encoded]) -> bool:
+def decisions(names: Sequence[str], outputs: Sequence[Logits], feed: dict[str, Ids]) -> list[Logits]:
+    """Return the logits of each decision, a matrix ``[decisions, choices]`` for each output, padding left out.
+
+    Args:
+        names: ``logits`` of a sequence ``[rows, labels]`` or of tokens ``[rows, length, labels]``, or ``start_logits``
+            and ``end_logits`` ``[rows, length]``, whose choices are the tokens.
+        outputs: the arrays.
+        feed: the batch; its mask says which tokens are real.
+    """
+    real = feed["attention_mask"].astype(bool)
+    matrices = []
+    for name, array in zip(names, outputs, strict=True):
+        if array.ndim == 3:
+            matrices.append(array[real])
+        else:
+            matrices.append(array if name == "logits" else np.where(real, array, np.float32(np.nan)))
+    return matrices
+
+
+def is_batch_invariant(session: Session, network: Network, rows: Sequence[Encoded]) -> bool:
     """Return whether rows get the same logits alone as together, up to rounding of float32."""
+
+    def answers(batch: Sequence[Encoded]) -> list[Logits]:
+        feed = network.feed(batch)
+        found = decisions(network.outputs, session.run(network.outputs, feed), feed)
+        return [matrix[np.isfinite(matrix)] for matrix in found]
+
     rows = rows[:INVARIANCE_ROWS]
-    together = runner.run_batch(rows)
-    alone = np.concatenate([runner.run_batch([row]) for row in rows])
-    return bool(np.abs(together - alone).max() <= TOLERANCE * np.abs(together).max())
+    alone = [np.concatenate(parts) for parts in zip(*(answers([row]) for row in rows), strict=True)]
+    pairs = zip(answers(rows), alone, strict=True)
+    return all(np.abs(one - other).max() <= TOLERANCE * np.abs(one).max() for one, other in pairs)
+
+
+def _margins(logits: Logits) -> npt.NDArray[np.float32]:
+    """Return the distance between the best and the second choice of each decision; infinite where there is one."""
+    if logits.shape[-1] < 2:
+        return np.full(len(logits), np.inf, dtype=np.float32)
+    ordered = np.sort(np.where(np.isnan(logits), -np.inf, logits), axis=-1)
+    margins: npt.NDArray[np.float32] = ordered[:, -1] - ordered[:, -2]
+    return margins
 
 
 def _row(random: np.random.Generator, real: Sequence[Encoded], length: int, number: int, vocab_size: int) -> Encoded:
@@ -130,4 +182,5 @@ def _row(random: np.random.Generator, real: Sequence[Encoded], length: int, numb
         joined = np.concatenate([real[int(i)].ids for i in random.integers(0, len(real), 1 + length // 8)])
         if len(joined) >= length:
             return Encoded(joined[:length], np.zeros(length, dtype=np.int64), truncated=False)
-    return Encoded(random.integers(0, vocab_size, length), np.zeros(length, dtype=np.int64), truncated=False)
+    segments = (np.arange(length) >= random.integers(1, length + 1)).astype(np.int64)
+    return Encoded(random.integers(0, vocab_size, length), segments, truncated=False)

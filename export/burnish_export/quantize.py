@@ -4,100 +4,106 @@
 calibration, weights become signed bytes with a scale a column, and products come back as float32. Since no scale
 depends on what stands in the batch, an answer is the same alone and beside any neighbours. Only the branch into a
 product is quantized; the residual stream stays float32. (Jacob et al., 2018, arXiv:1712.05877; per-column weights:
-Krishnamoorthi, 2018, arXiv:1806.08342.)
+Krishnamoorthi, 2018, arXiv:1806.08342.) The table of word vectors becomes signed bytes too, with a scale a row.
+
+Where single channels are much larger than the others, smoothing moves a part of their size into the weights (Xiao et
+al., SmoothQuant, 2023, arXiv:2211.10438): into the LayerNormalization before the products where nobody else reads it,
+else by a multiplication on the branch.
 
 ``int8-dynamic`` is ONNX Runtime's own: one scale a tensor and run, so an answer depends on its neighbours.
 
->>> quantize_static(Path("model.onnx"), ranges, Path("model_int8.onnx"))  # doctest: +SKIP
+>>> quantize_static(Path("model.onnx"), observed, Recipe(), Path("model_int8.onnx"))  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as onnxruntime_dynamic
 
-from burnish_serve import batching
-from burnish_serve.runner import Runner, model_inputs
-from burnish_serve.session import create_session
-from burnish_serve.text import Encoded
+from burnish_export.calibration import Observed, constant_products, group_name, limits, product_inputs
+from burnish_export.graph import MAX_WEIGHTS, module_of, save
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # a scale that is not zero
-Ranges = Mapping[str, tuple[float, float]]
+Floats = npt.NDArray[np.float32]
 
 
-def constant_products(graph: ir.Graph) -> list[ir.Node]:
-    """Return the MatMul nodes whose second input is a constant matrix ``[inputs, outputs]``."""
-    found = []
-    for node in graph:
-        if node.op_type == "MatMul" and node.domain == "":
-            weight = node.inputs[1]
-            if weight is not None and weight.const_value is not None and len(weight.const_value.shape) == 2:
-                found.append(node)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a static int8 variant is made."""
+
+    calibration: str = "minmax"
+    """One of `calibration.METHODS`."""
+    smoothing: float = 0.0
+    """How much of a channel's size moves into the weights, 0 to 1; where above 0, ranges are those of all values."""
+    embeddings: bool = True
+    """Whether the word vectors are bytes too."""
+    weight_bits: int = 8
+    """8, or 7 for processors whose products of bytes saturate."""
+    kept: tuple[str, ...] = ()
+    """Modules that stay float32, by `calibration.group_name`."""
 
 
-def calibrate(path: Path, runner: Runner, rows: Sequence[Encoded], scratch: Path) -> Ranges:
-    """Return the least and greatest value of each tensor that `quantize_static` quantizes, seen on real rows.
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What was done to a graph."""
 
-    Batches are ragged as in use, and memory is that of one batch.
-
-    Args:
-        path: the float32 graph.
-        runner: knows the graph's inputs.
-        rows: encoded texts.
-        scratch: a folder for the graph with its inner tensors as outputs.
-    """
-    model = ir.load(path)
-    names = sorted({node.inputs[0].name or "" for node in constant_products(model.graph) if node.inputs[0] is not None})
-    by_name = {value.name: value for node in model.graph for value in node.outputs}
-    for name in names:
-        if by_name[name] not in model.graph.outputs:
-            model.graph.outputs.append(by_name[name])
-    watched = scratch / "calibration.onnx"
-    ir.save(model, watched)
-    session = create_session(watched)
-    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)  # zero is always inside: padding must be exact
-    for indices in batching.plan([len(row.ids) for row in rows], runner.max_batch_tokens):
-        batch = model_inputs([rows[i] for i in indices], runner.inputs, runner.pad_token_id)
-        for name, tensor in zip(names, session.run(names, batch), strict=True):
-            low[name], high[name] = min(low[name], float(tensor.min())), max(high[name], float(tensor.max()))
-    watched.unlink()
-    return {name: (low[name], high[name]) for name in names}
+    products: int
+    """Products that became integer."""
+    saturating: int
+    """Of these, how many can exceed 16 bits on a processor that adds two products of bytes in 16 bits."""
 
 
-def quantize_static(path: Path, ranges: Ranges, out: Path) -> int:
-    """Write the static int8 variant and return how many products were quantized.
+def quantize_static(path: Path, observed: Mapping[str, Observed], recipe: Recipe, out: Path) -> Quantized:
+    """Write a static int8 variant.
 
     Args:
         path: the float32 graph.
-        ranges: from `calibrate`.
+        observed: from `calibration.observe`.
+        recipe: how to.
         out: where the variant goes.
     """
     model = ir.load(path)
     graph = model.graph
-    nodes = constant_products(graph)
-    activations: dict[str, ir.Value] = {}
-    weights: dict[str, ir.Value] = {}
-    for node in nodes:
-        activation, weight = node.inputs[0], node.inputs[1]
-        if activation is None or weight is None or activation.name is None or weight.name is None:
-            raise AssertionError(f"a MatMul has two inputs, and {node.name} lacks one")
-        if activation.name not in activations:
-            activations[activation.name] = _through_bytes(graph, node, activation, ranges[activation.name])
-        if weight.name not in weights:
-            weights[weight.name] = _from_bytes(graph, node, weight)
-        node.replace_input_with(0, activations[activation.name])
-        node.replace_input_with(1, weights[weight.name])
-    _drop_unused(graph, weights)
-    ir.save(model, out)
-    return len(nodes)
+    weights: dict[tuple[str, ...], tuple[ir.Value, npt.NDArray[np.int8]]] = {}
+    done = saturating = 0
+    for name, nodes in product_inputs(graph).items():
+        if group_name(nodes) in recipe.kept:
+            continue
+        first, value = nodes[0], nodes[0].inputs[0]
+        seen, factors = observed[name], None
+        if recipe.smoothing:
+            factors = _factors(seen, [_matrix(node) for node in nodes], recipe.smoothing)
+            seen = Observed(seen.low / factors, seen.high / factors, seen.counts)
+            value = _divided(graph, first, value, factors, nodes)
+        span = seen.span if recipe.smoothing else limits(seen, recipe.calibration)
+        scale = np.float32(max((span[1] - span[0]) / 255, SMALLEST))
+        zero = np.uint8(np.clip(np.rint(-span[0] / scale), 0, 255))
+        restored = _through_bytes(graph, first, value, scale, zero)
+        least, most = (np.clip(np.rint(side / scale) + zero, 0, 255) for side in (seen.low, seen.high))
+        for node in nodes:
+            key = (node.inputs[1].name, *((name,) if recipe.smoothing else ()))
+            if key not in weights:
+                matrix = _matrix(node) if factors is None else _matrix(node) * factors[:, None]
+                weights[key] = _from_bytes(graph, node, "_".join(key), matrix, recipe.weight_bits)
+            node.replace_input_with(0, restored)
+            node.replace_input_with(1, weights[key][0])
+            done += 1
+            saturating += can_saturate(weights[key][1], least, most)
+    if recipe.embeddings:
+        _embeddings_in_bytes(graph)
+    for unused in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[unused]
+    save(model, out)
+    return Quantized(products=done, saturating=saturating)
 
 
 def quantize_dynamic(path: Path, out: Path) -> None:
@@ -113,16 +119,63 @@ def quantize_dynamic(path: Path, out: Path) -> None:
             nodes_to_quantize=names,
             per_channel=True,
             weight_type=QuantType.QInt8,
+            use_external_data_format=path.stat().st_size > MAX_WEIGHTS,
         )
     finally:
         logging.disable(level)
 
 
-def _through_bytes(graph: ir.Graph, before: ir.Node, value: ir.Value, limits: tuple[float, float]) -> ir.Value:
+def can_saturate(weights: npt.NDArray[np.int8], least: Floats, most: Floats) -> bool:
+    """Return whether a product of bytes can exceed 16 bits where pairs of neighbouring terms are added in 16 bits.
+
+    x86 processors without VNNI do so (``vpmaddubsw``) and cut what is larger: answers are then wrong.
+
+    Args:
+        weights: signed bytes ``[inputs, outputs]``.
+        least: least unsigned byte of each input that calibration saw, ``[inputs]``.
+        most: greatest one.
+    """
+    whole = weights.astype(np.int32)
+    if len(whole) % 2:
+        whole, least, most = np.pad(whole, ((0, 1), (0, 0))), np.append(least, 0), np.append(most, 0)
+    upper = np.where(whole > 0, whole * most[:, None], whole * least[:, None])
+    lower = np.where(whole > 0, whole * least[:, None], whole * most[:, None])
+    limit = np.iinfo(np.int16)
+    return bool(((upper[::2] + upper[1::2]) > limit.max).any() or ((lower[::2] + lower[1::2]) < limit.min).any())
+
+
+def _matrix(node: ir.Node) -> Floats:
+    """Return the constant of a product, float32 ``[inputs, outputs]``."""
+    matrix: Floats = node.inputs[1].const_value.numpy()  # constant_products returns products with constants
+    return matrix
+
+
+def _factors(seen: Observed, matrices: list[Floats], strength: float) -> Floats:
+    """Return by how much each channel is divided, float32 ``[channels]``, equation 4 of SmoothQuant."""
+    values = np.maximum(np.maximum(-seen.low, seen.high), 1e-5)
+    weights = np.maximum(np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0), 1e-5)
+    factors: Floats = np.clip(values**strength / weights ** (1 - strength), 1e-4, 1e4).astype(np.float32)
+    return factors
+
+
+def _divided(graph: ir.Graph, before: ir.Node, value: ir.Value, factors: Floats, readers: list[ir.Node]) -> ir.Value:
+    """Return the value with its channels divided, in the LayerNormalization that made it or by a multiplication."""
+    maker = value.producer()
+    alone = {node for node, _ in value.uses()} <= set(readers) and not value.is_graph_output()
+    if maker is not None and maker.op_type == "LayerNormalization" and alone:
+        for place, parameter in enumerate(maker.inputs[1:], 1):
+            if parameter is not None:
+                divided = parameter.const_value.numpy() / factors
+                maker.replace_input_with(place, _constant(graph, f"{value.name}_smooth_{place}", divided))
+        return value
+    node = ir.node("Mul", [value, _constant(graph, f"{value.name}_smooth", (1 / factors).astype(np.float32))])
+    node.name, node.outputs[0].name = f"{module_of(before)}/smooth", f"{value.name}_smoothed"
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _through_bytes(graph: ir.Graph, before: ir.Node, value: ir.Value, scale: np.float32, zero: np.uint8) -> ir.Value:
     """Return the value after QuantizeLinear and DequantizeLinear, inserted before a node."""
-    low, high = limits
-    scale = np.float32(max((high - low) / 255, SMALLEST))
-    zero = np.uint8(np.clip(np.rint(-low / scale), 0, 255))
     parameters = [_constant(graph, f"{value.name}_{key}", array) for key, array in (("scale", scale), ("zero", zero))]
     quantized = ir.node("QuantizeLinear", [value, *parameters])
     restored = ir.node("DequantizeLinear", [quantized.outputs[0], *parameters])
@@ -131,22 +184,44 @@ def _through_bytes(graph: ir.Graph, before: ir.Node, value: ir.Value, limits: tu
     return restored.outputs[0]
 
 
-def _from_bytes(graph: ir.Graph, before: ir.Node, weight: ir.Value) -> ir.Value:
-    """Return a constant matrix as signed bytes with a scale a column, restored by DequantizeLinear before a node."""
-    if weight.const_value is None:
-        raise AssertionError("constant_products returns products with constants")
-    values = weight.const_value.numpy()
-    scale = np.maximum(np.abs(values).max(axis=0) / 127, SMALLEST).astype(np.float32)
-    whole = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+def _from_bytes(
+    graph: ir.Graph, before: ir.Node, name: str, values: Floats, bits: int
+) -> tuple[ir.Value, npt.NDArray[np.int8]]:
+    """Return a constant matrix as signed bytes with a scale a column, restored before a node, and the bytes."""
+    most = 2 ** (bits - 1) - 1
+    scale = np.maximum(np.abs(values).max(axis=0) / most, SMALLEST).astype(np.float32)
+    whole = np.clip(np.rint(values / scale), -most, most).astype(np.int8)
     arrays = (("int8", whole), ("scale", scale), ("zero", np.zeros(len(scale), dtype=np.int8)))
     restored = ir.node(
         "DequantizeLinear",
-        [_constant(graph, f"{weight.name}_{key}", array) for key, array in arrays],
+        [_constant(graph, f"{name}_{key}", array) for key, array in arrays],
         attributes={"axis": 1},
     )
-    restored.outputs[0].name = f"{weight.name}_restored"
+    restored.outputs[0].name = f"{name}_restored"
     graph.insert_before(before, restored)
-    return restored.outputs[0]
+    return restored.outputs[0], whole
+
+
+def _embeddings_in_bytes(graph: ir.Graph) -> None:
+    """Make tables that ``input_ids`` look up signed bytes with a scale a row; rows are restored after the look-up."""
+    for node in list(graph):
+        table = node.inputs[0] if node.op_type == "Gather" else None
+        if table is None or table.const_value is None or not node.inputs[1].is_graph_input():
+            continue
+        values = table.const_value.numpy()
+        if node.inputs[1].name != "input_ids" or values.ndim != 2 or values.dtype != np.float32:
+            continue
+        scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, SMALLEST).astype(np.float32)
+        whole = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+        rows = ir.node("Gather", [_constant(graph, f"{table.name}_int8", whole), node.inputs[1]])
+        cast = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT})
+        scales = ir.node("Gather", [_constant(graph, f"{table.name}_scale", scale), node.inputs[1]])
+        restored = ir.node("Mul", [cast.outputs[0], scales.outputs[0]])
+        for made in (rows, cast, scales, restored):
+            made.outputs[0].name = f"{table.name}_{made.op_type.lower()}_{'scale' if made is scales else 'row'}"
+        graph.insert_before(node, [rows, cast, scales, restored])
+        ir.convenience.replace_all_uses_with(node.outputs[0], restored.outputs[0])
+        graph.remove(node, safe=True)
 
 
 def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
@@ -154,9 +229,3 @@ def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
     value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
-
-
-def _drop_unused(graph: ir.Graph, names: Iterable[str]) -> None:
-    for name in names:
-        if not graph.initializers[name].uses():
-            del graph.initializers[name]

@@ -25,8 +25,8 @@ def write_tokenizer(source: Source, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": source.max_length,
-        "model_input_names": list(source.inputs),
+        "model_max_length": source.network.max_length,
+        "model_input_names": list(source.network.inputs),
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,

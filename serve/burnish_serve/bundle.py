@@ -1,9 +1,8 @@
 """The bundle: one folder with graphs, tokenizer and a manifest that says and proves what they are.
 
 `Manifest` is the contract between export, its only writer, and everyone who reads. Nothing is believed before it is
-checked: `open_bundle` compares the manifest with its own hash, every file with its size and hash, and refuses what the
-manifest does not list, links, and paths that leave the folder. Two exceptions, made by the Hub's cache: links into the
-same cached repository's ``blobs/``, and ``.git*``, ``.cache/`` and ``model.sig``, which are ignored unread.
+checked: `open_bundle` compares the manifest with its own hash, has `burnish_serve.integrity` check every file against
+it, and sees that what it says fits together.
 
 >>> bundle = open_bundle("bundle/")  # doctest: +SKIP
 """
@@ -14,30 +13,21 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from burnish_serve.errors import BundleError, InputError
+from burnish_serve.integrity import GRAPH, MANIFEST, File, check_files, check_link, describe_file
 from burnish_serve.tasks import TASKS
 
+__all__ = ["FORMAT", "MANIFEST", "Bundle", "File", "Manifest", "Variant", "describe_file", "is_bundle", "open_bundle"]
+
 FORMAT = 1
-MANIFEST = "manifest.json"
 MANIFEST_MAX_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """A file of the bundle."""
-
-    size: int
-    """Bytes."""
-    sha256: str
-    """Hash of its contents, in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +46,10 @@ class Variant:
     """Processor features of which one is needed for right answers; empty where any processor gives them."""
     fast_with: tuple[str, ...]
     """Processor features of which one makes it fast; empty where it needs none."""
+    latency_ms: float | None
+    """Milliseconds for one text alone on the machine that made it; None where that was not measured."""
+    texts_per_second: float | None
+    """In batches, as above."""
     max_difference: float
     """Largest difference of a logit from PyTorch's, seen in the proof."""
     label_changes: int
@@ -165,24 +159,14 @@ def open_bundle(folder: str | Path) -> Bundle:
         raise BundleError(
             f"{folder} is not a bundle: it has no {MANIFEST} (an export that was interrupted leaves none)"
         )
-    _check_link(folder, MANIFEST)
+    check_link(folder, MANIFEST)
     if path.stat().st_size > MANIFEST_MAX_BYTES:
         raise BundleError(f"{path} is refused: a manifest has at most {MANIFEST_MAX_BYTES} bytes")
     manifest = Manifest.from_bytes(path.read_bytes(), str(path))
-    for name, file in manifest.files.items():
-        _check_file(folder, name, file)
-    for name in _files_in(folder):
-        if name not in manifest.files and name != MANIFEST:
-            raise BundleError(f"{folder / name} is refused: the manifest does not list it")
+    check_files(folder, manifest.files)
     if problem := _contradiction(manifest):
         raise BundleError(f"{path} is refused: {problem}")
     return Bundle(folder=folder, manifest=manifest)
-
-
-def describe_file(path: Path) -> File:
-    """Return a file's size and hash."""
-    with path.open("rb") as file:
-        return File(size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _contradiction(manifest: Manifest) -> str | None:
@@ -200,46 +184,12 @@ def _contradiction(manifest: Manifest) -> str | None:
     for name, variant in manifest.variants.items():
         if variant.file not in manifest.files:
             return f"its variant {variant.file!r} is not among its files"
+        if not variant.file.endswith(GRAPH):
+            return f"its variant {variant.file!r} is not a file in {GRAPH}"
         widths = [len(row) for row in variant.golden_outputs]
         if widths != [len(manifest.labels)] * len(manifest.golden_rows):
             return f"the golden outputs of {name} are not one row of {len(manifest.labels)} labels for each golden row"
     return None
-
-
-def _check_file(folder: Path, name: str, file: File) -> None:
-    parts = PurePosixPath(name)
-    if not name or parts.is_absolute() or ".." in parts.parts or "\\" in name or str(parts) != name:
-        raise BundleError(f"{folder / MANIFEST} is refused: it lists the path {name!r}, which is not inside the bundle")
-    path = folder / name
-    for step in (parts, *parts.parents[:-1]):
-        _check_link(folder, str(step))
-    if not path.is_file():
-        raise BundleError(f"{folder} is damaged: {name} is missing")
-    if path.stat().st_size != file.size:
-        raise BundleError(f"{path} is damaged: it has {path.stat().st_size} bytes, not the {file.size} of the manifest")
-    if describe_file(path).sha256 != file.sha256:
-        raise BundleError(f"{path} is damaged: its contents do not match the manifest's hash")
-
-
-def _check_link(folder: Path, name: str) -> None:
-    """Refuse a link, unless it leads into the blobs of the cached repository that the folder is a snapshot of."""
-    path = folder / name
-    if not path.is_symlink():
-        return
-    snapshots = folder.resolve().parent
-    if snapshots.name != "snapshots" or path.resolve().parent != snapshots.parent / "blobs":
-        raise BundleError(f"{path} is refused: it is a link")
-
-
-def _files_in(folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        folders[:] = [name for name in folders if name != ".cache" and not name.startswith(".git")]
-        for name in folders:
-            _check_link(folder, (here / name).relative_to(folder).as_posix())
-        for name in files:
-            if not name.startswith(".git") and not (name == "model.sig" and here == folder):
-                yield (here / name).relative_to(folder).as_posix()
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from burnish_serve.bundle import Manifest, Variant
+from burnish_serve.providers import LIKE
 
 
 def choose(
@@ -21,14 +22,16 @@ def choose(
 
     Args:
         manifest: what there is.
-        provider: the execution provider that will run it.
+        provider: the execution provider that will run it; one that the manifest does not name takes the variants of
+            the one it is like: OpenVINO those of the CPU, TensorRT those of CUDA.
         features: the processor's, from `machine.cpu_features`.
         variant: a name that the user demands; it is taken, and the line says where it does not fit.
     """
     if variant is not None:
         chosen = manifest.variants[variant]
         return variant, None if fits(chosen, features) else f"{variant} may answer wrongly here: {_lacks(chosen)}"
-    wanted = manifest.defaults.get(provider) or tuple(manifest.variants)
+    named = manifest.defaults.get(provider) or manifest.defaults.get(LIKE.get(provider, provider))
+    wanted = named or tuple(manifest.variants)
     for name in (*wanted, *manifest.variants):
         if fits(manifest.variants[name], features):
             if name == wanted[0]:

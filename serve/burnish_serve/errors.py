@@ -5,6 +5,7 @@
     BurnishError                1  something was wrong; the message says what, where, and what would be right
     ├── InputError              1  a file, a row, a column, a recipe, a checkpoint
     ├── MissingExtraError       1  a package is needed that an extra brings
+    ├── FusionError             1  the exported graph holds in pieces what should be one operator
     ├── QualityGateError        3  the score asked for was not reached
     ├── ProofError              4  the exported graph does not answer as the model does
     ├── BundleError             5  the bundle is damaged, or refused
@@ -36,6 +37,10 @@ class MissingExtraError(BurnishError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs packages that are not installed: pip install 'burnish[{extra}]'")
+
+
+class FusionError(BurnishError):
+    """The exported graph lacks fusions that its architecture should give: right answers, slower than they should be."""
 
 
 class QualityGateError(BurnishError):

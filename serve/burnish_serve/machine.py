@@ -62,6 +62,8 @@ def cpu_features() -> tuple[str, ...]:
         if line.startswith(("flags", "Features")):
             flags = set(line.partition(":")[2].split())
             return tuple(feature for feature in CPU_FEATURES if feature in flags)
+    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
+        return ("asimddp",)  # every Apple processor since the first for Macs; i8mm came with the second
     return ()
 
 

@@ -16,17 +16,18 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from burnish_serve import batching, machine
 from burnish_serve.batching import Ids
-from burnish_serve.bundle import Bundle, open_bundle
+from burnish_serve.bundle import Bundle
 from burnish_serve.choice import choose
-from burnish_serve.errors import BundleError, InputError
+from burnish_serve.errors import BundleError, DeviceError, InputError
 from burnish_serve.rows import field_text
-from burnish_serve.session import Session, create_session, provider_for
+from burnish_serve.session import CPU, Feed, Session, create_session, provider_for, tried_session
+from burnish_serve.signature import open_signed
 from burnish_serve.tasks import Answer, Logits, Row, Task, task_named
 from burnish_serve.text import Encoded, TextEncoder
 
@@ -50,6 +51,8 @@ class Runner:
         pad_token_id: the id that fills up a batch.
         variant: the name of what the session computes, for reports.
         max_batch_tokens: padded tokens of one batch at the most.
+        provider: the execution provider, for reports; None where it is not ONNX Runtime that computes.
+        nodes: how many nodes of its first run ran on each provider; None where nobody looked, as on the CPU.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class Runner:
         pad_token_id: int,
         variant: str,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
+        provider: str | None = None,
+        nodes: Mapping[str, int] | None = None,
     ) -> None:
         self.task = task
         self.labels = tuple(labels)
@@ -74,6 +79,8 @@ class Runner:
         self.pad_token_id = pad_token_id
         self.variant = variant
         self.max_batch_tokens = max_batch_tokens
+        self.provider = provider
+        self.nodes = nodes
 
     def __call__(self, rows: str | Row | Sequence[str | Row], *, top_k: int | None = 1) -> list[Answer]:
         """Return the answer to each row, in order.
@@ -141,26 +148,36 @@ def load(
     folder: str | Path,
     *,
     device: str = "auto",
+    provider: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
+    public_key: str | Path | None = None,
 ) -> Runner:
     """Return a runner for a bundle.
 
     Args:
         folder: the bundle.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where it works.
+        provider: ``cpu``, ``cuda``, ``openvino`` or ``tensorrt``, which decides and implies the device.
         variant: a variant's name; None for the manifest's default.
         threads: threads of one run; None for as many as this process may use.
         max_batch_tokens: padded tokens of one batch at the most.
+        public_key: refuses a bundle that was not signed with the private half of this key; None asks for no signature.
 
     Raises:
-        InputError: there is no such folder or variant.
+        InputError: there is no such folder or variant, or device and provider contradict each other.
         BundleError: the bundle is damaged or refused.
-        DeviceError: the device cannot be used.
+        MissingExtraError: a key is given, and the extra ``sign`` is not installed.
+        DeviceError: the device or the provider cannot be used.
     """
     return open_runner(
-        open_bundle(folder), device=device, variant=variant, threads=threads, max_batch_tokens=max_batch_tokens
+        open_signed(folder, public_key),
+        device=device,
+        provider=provider,
+        variant=variant,
+        threads=threads,
+        max_batch_tokens=max_batch_tokens,
     )
 
 
@@ -168,26 +185,28 @@ def open_runner(
     bundle: Bundle,
     *,
     device: str = "auto",
+    provider: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
 ) -> Runner:
     """Return a runner for a bundle that is open already; see `load`."""
+    chosen = provider_for(device, provider)
     if conflict := machine.wheel_conflict():
         warnings.warn(conflict, RuntimeWarning, stacklevel=3)
-    provider = provider_for(device)
     manifest = bundle.manifest
     if variant is not None and variant not in manifest.variants:
         raise InputError(f"{bundle.folder} has no variant {variant!r}; it has: {', '.join(manifest.variants)}")
-    name, remark = choose(manifest, provider, machine.cpu_features(), variant)
+    name, remark = choose(manifest, chosen, machine.cpu_features(), variant)
     if remark:
         warnings.warn(remark, RuntimeWarning, stacklevel=3)
-    session = create_session(bundle.path(manifest.variants[name].file), provider=provider, threads=threads)
-    width = session.get_outputs()[0].shape[-1]
-    if isinstance(width, int) and width != len(manifest.labels):
-        raise BundleError(f"{bundle.folder} is refused: {len(manifest.labels)} labels for {width} outputs of {name}")
-    if {item.name for item in session.get_inputs()} != set(manifest.inputs):
-        raise BundleError(f"{bundle.folder} is refused: the inputs of {name} are not {', '.join(manifest.inputs)}")
+    try:
+        session, nodes = _open_session(bundle, name, chosen, threads)
+    except DeviceError as error:
+        if device != "auto" or provider is not None:
+            raise
+        warnings.warn(f"taking the CPU: {error}", RuntimeWarning, stacklevel=3)
+        return open_runner(bundle, device="cpu", variant=variant, threads=threads, max_batch_tokens=max_batch_tokens)
     return Runner(
         task=task_named(manifest.task),
         labels=manifest.labels,
@@ -198,7 +217,35 @@ def open_runner(
         pad_token_id=manifest.pad_token_id,
         variant=name,
         max_batch_tokens=max_batch_tokens,
+        provider=chosen,
+        nodes=nodes,
     )
+
+
+def _open_session(
+    bundle: Bundle, name: str, provider: str, threads: int | None
+) -> tuple[Session, dict[str, int] | None]:
+    """Return a variant's session, and how many nodes of a first run were on each provider; on the CPU none is made."""
+    manifest = bundle.manifest
+
+    def first_feed(session: Any) -> Feed:
+        """Refuse a graph that is not the manifest's, and return a row of one token for it."""
+        width = session.get_outputs()[0].shape[-1]
+        if isinstance(width, int) and width != len(manifest.labels):
+            raise BundleError(
+                f"{bundle.folder} is refused: {len(manifest.labels)} labels for {width} outputs of {name}"
+            )
+        if {item.name for item in session.get_inputs()} != set(manifest.inputs):
+            raise BundleError(f"{bundle.folder} is refused: the inputs of {name} are not {', '.join(manifest.inputs)}")
+        ids = np.full(1, manifest.pad_token_id, dtype=np.int64)
+        return model_inputs([Encoded(ids, np.zeros_like(ids), False)], manifest.inputs, manifest.pad_token_id)
+
+    path = bundle.path(manifest.variants[name].file)
+    if provider != CPU:
+        return tried_session(path, first_feed, provider=provider, threads=threads)
+    session = create_session(path, threads=threads)
+    first_feed(session)
+    return session, None
 
 
 def model_inputs(batch: Sequence[Encoded], names: Sequence[str], pad_token_id: int) -> dict[str, Ids]:

@@ -15,19 +15,20 @@ EXTRAS = {
     "train": "accelerate",
     "export": "onnxscript",
     "bench": "pytest-benchmark",
+    "sign": "model-signing",
 }
 
 
 @click.command("doctor", short_help="show what this machine can run")
 @verb()
 def command() -> Report:
-    """Show processor, quota, ONNX Runtime, devices that really run, and extras; exit 1 where nothing can run."""
+    """Show processor, quota, ONNX Runtime, providers that really run, and extras; exit 1 where nothing can run."""
     about = machine.description()
     conflict = machine.wheel_conflict()
     wheels = machine.onnxruntime_wheels()
-    devices = {
-        device: (probe(provider) if wheels else "no ONNX Runtime: pip install 'burnish[cpu]'")
-        for device, provider in PROVIDERS.items()
+    providers = {
+        name: (probe(provider) if wheels else "no ONNX Runtime: pip install 'burnish[cpu]'")
+        for name, provider in PROVIDERS.items()
     }
     extras = {extra: machine.version(distribution) is not None for extra, distribution in EXTRAS.items()}
     quota = machine.cpu_quota()
@@ -38,10 +39,10 @@ def command() -> Report:
         f"memory     {about['memory_gib']} GiB",
         f"python     {about['python']}, burnish {about['burnish']}",
         f"runtime    {', '.join(f'{name} {found}' for name, found in wheels.items()) or 'none'}",
-        *(f"device     {device}: {'works' if cause is None else f'no: {cause}'}" for device, cause in devices.items()),
+        *(f"provider   {name}: {'works' if cause is None else f'no: {cause}'}" for name, cause in providers.items()),
         *(f"extra      {extra}: {'installed' if there else 'not installed'}" for extra, there in extras.items()),
     ]
     if conflict:
         lines.append(f"problem    {conflict}")
-    data = {"machine": about, "cpu_quota": quota, "devices": devices, "extras": extras, "problem": conflict}
-    return Report(data, "\n".join(lines), status=int(bool(conflict) or devices["cpu"] is not None))
+    data = {"machine": about, "cpu_quota": quota, "providers": providers, "extras": extras, "problem": conflict}
+    return Report(data, "\n".join(lines), status=int(bool(conflict) or providers["cpu"] is not None))

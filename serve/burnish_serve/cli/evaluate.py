@@ -12,6 +12,8 @@ from burnish_serve.bundle import MANIFEST, is_bundle
 from burnish_serve.cli.options import (
     device_option,
     label_column_option,
+    provider_option,
+    signature_option,
     text_column_option,
     threads_option,
     variant_option,
@@ -30,7 +32,9 @@ from burnish_serve.runner import Runner, load
 @text_column_option
 @label_column_option
 @variant_option
+@signature_option
 @device_option
+@provider_option
 @threads_option
 @verb(extra="eval")
 def command(
@@ -40,14 +44,18 @@ def command(
     text_column: str,
     label_column: str,
     variant: str | None,
+    public_key: str | None,
     device: str,
+    provider: str | None,
     threads: int | None,
 ) -> Report:
     """Score answers against labels, with 95 % intervals.
 
     On a checkpoint of `burnish train` the same verb runs PyTorch in float32 (extra: train).
     """
-    model = open_model(bundle, device=device, variant=variant, threads=threads)
+    model = open_model(
+        bundle, device=device, provider=provider, variant=variant, threads=threads, public_key=public_key
+    )
     examples = read_labelled(data, model.task, model.labels, text_column=text_column, label_column=label_column)
     with RowWriter(out) if out else _Nowhere() as writer:
         result = evaluate(model, examples)
@@ -57,6 +65,7 @@ def command(
         "task": model.task.name,
         "rows": len(examples),
         "variant": model.variant,
+        "provider": model.provider,
         "metrics": metrics,
         "intervals": intervals,
     }
@@ -68,20 +77,31 @@ def command(
     return Report(report, "\n".join(lines))
 
 
-def open_model(folder: str, *, device: str, variant: str | None, threads: int | None) -> Runner:
+def open_model(
+    folder: str,
+    *,
+    device: str,
+    variant: str | None,
+    threads: int | None,
+    provider: str | None = None,
+    public_key: str | None = None,
+) -> Runner:
     """Return what answers for a bundle, or of a checkpoint where the extra train is installed.
 
     Raises:
-        InputError: the folder is neither.
+        InputError: the folder is neither, or what is asked for is for bundles alone.
+        BundleError: the bundle is refused, or a signature is required of a checkpoint.
         MissingExtraError: it is a checkpoint, and PyTorch is missing.
     """
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"no such bundle or checkpoint: {folder}")
     if is_bundle(path) or (path / "onnx").is_dir():
-        return load(path, device=device, variant=variant, threads=threads)
+        return load(path, device=device, provider=provider, variant=variant, threads=threads, public_key=public_key)
     if not (path / "config.json").is_file():
         raise BundleError(f"{folder} is neither a bundle (no {MANIFEST}) nor a checkpoint (no config.json)")
+    if public_key is not None:
+        raise BundleError(f"{folder} is refused: it is a checkpoint, and only a bundle can be signed")
     for entry in importlib.metadata.entry_points(group="burnish.models", name="checkpoint"):
         try:
             opener: Any = entry.load()
@@ -89,6 +109,8 @@ def open_model(folder: str, *, device: str, variant: str | None, threads: int | 
             raise MissingExtraError(f"{folder} is a checkpoint, which", "train") from error
         if variant:
             raise InputError(f"{folder} is a checkpoint and has no variants")
+        if provider:
+            raise InputError(f"{folder} is a checkpoint, which PyTorch runs: choose with --device, not --provider")
         model: Runner = opener(path, device=device, threads=threads)
         return model
     raise MissingExtraError(f"{folder} is a checkpoint, which", "train")

@@ -6,16 +6,18 @@ import dataclasses
 
 import click
 
-from burnish_serve.bundle import open_bundle
+from burnish_serve.cli.options import signature_option
 from burnish_serve.cli.verb import Report, verb
+from burnish_serve.signature import open_signed
 
 
 @click.command("inspect", short_help="show what is in a bundle")
 @click.argument("bundle")
+@signature_option
 @verb()
-def command(bundle: str) -> Report:
+def command(bundle: str, public_key: str | None) -> Report:
     """Show a bundle's task, labels, variants, scores and origin; every file is checked against its hash first."""
-    manifest = open_bundle(bundle).manifest
+    manifest = open_signed(bundle, public_key).manifest
     shown = ", ".join(manifest.labels[:8]) + (
         f", … ({len(manifest.labels)} in all)" if len(manifest.labels) > 8 else ""
     )

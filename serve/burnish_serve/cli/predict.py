@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from burnish_serve import machine
-from burnish_serve.cli.options import device_option, text_column_option, threads_option, variant_option
+from burnish_serve.cli.options import (
+    device_option,
+    provider_option,
+    signature_option,
+    text_column_option,
+    threads_option,
+    variant_option,
+)
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import InputError
 from burnish_serve.rows import RowWriter, count_rows, read_rows
@@ -39,7 +46,9 @@ class TopK(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
 @click.option("--top-k", type=TopK(), default=1, help="how many labels a row, best first  [default: 1]")
 @text_column_option
 @variant_option
+@signature_option
 @device_option
+@provider_option
 @threads_option
 @verb()
 def command(
@@ -50,7 +59,9 @@ def command(
     top_k: Any,
     text_column: str,
     variant: str | None,
+    public_key: str | None,
     device: str,
+    provider: str | None,
     threads: int | None,
 ) -> Report:
     """Answer rows with a bundle; each comes out as it went in, with a column "answer" added.
@@ -65,7 +76,7 @@ def command(
     if as_json and not out:
         raise click.UsageError("--json prints a summary and needs --out for the answers")
     started = time.perf_counter()
-    model = load(bundle, device=device, variant=variant, threads=threads)
+    model = load(bundle, device=device, provider=provider, variant=variant, threads=threads, public_key=public_key)
     loaded = time.perf_counter()
     rows = enumerate(({"text": text} for text in texts), 1) if source is None else read_rows(source)
     name = source or "--text"
@@ -87,6 +98,8 @@ def command(
         "load_seconds": round(loaded - started, 3),
         "truncated": truncated,
         "variant": model.variant,
+        "provider": model.provider,
+        "nodes": model.nodes,
         "threads": threads or machine.num_threads(),
         "out": out,
     }

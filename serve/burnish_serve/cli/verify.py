@@ -5,26 +5,39 @@ from __future__ import annotations
 import click
 import numpy as np
 
-from burnish_serve.bundle import open_bundle
-from burnish_serve.cli.options import device_option
+from burnish_serve import machine
+from burnish_serve.choice import fits
+from burnish_serve.cli.options import device_option, provider_option, signature_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import ProofError
+from burnish_serve.providers import LIKE
 from burnish_serve.runner import open_runner
 from burnish_serve.session import provider_for
+from burnish_serve.signature import open_signed
 
 
 @click.command("verify", short_help="check that a bundle is whole and still answers as it did")
 @click.argument("bundle")
+@signature_option
 @device_option
+@provider_option
 @verb()
-def command(bundle: str, device: str) -> Report:
+def command(bundle: str, public_key: str | None, device: str, provider: str | None) -> Report:
     """Check every file against its hash (else exit 5), then replay the golden inputs on every variant (else exit 4)."""
-    opened = open_bundle(bundle)
+    opened = open_signed(bundle, public_key)
     manifest = opened.manifest
-    differences, wrong = {}, []
+    chosen = provider_for(device, provider)
+    differences, elsewhere, wrong, unfit = {}, {}, [], []
     for name, variant in manifest.variants.items():
-        fits = provider_for(device) in variant.providers  # one made for CPUs alone is replayed there
-        logits = open_runner(opened, device=device if fits else "cpu", variant=name).logits(manifest.golden_rows)
+        if not fits(variant, machine.cpu_features()):
+            unfit.append(name)
+            continue
+        if {chosen, LIKE.get(chosen)} & set(variant.providers):
+            model = open_runner(opened, device=device, provider=provider, variant=name)
+        else:  # one made for CPUs alone is replayed there
+            model = open_runner(opened, device="cpu", variant=name)
+        elsewhere[name] = "" if model.provider == chosen else " on the CPU"
+        logits = model.logits(manifest.golden_rows)
         golden = np.array(variant.golden_outputs, dtype=np.float32).reshape(logits.shape)
         differences[name] = float(np.abs(logits - golden).max(initial=0))
         if not differences[name] <= variant.golden_tolerance:
@@ -34,7 +47,15 @@ def command(bundle: str, device: str) -> Report:
     rows = len(manifest.golden_rows)
     lines = [f"{bundle} is whole: {len(manifest.files)} files match their hashes"]
     lines += [
-        f"{name}: {rows} golden answers replayed, largest difference {off:.2g}" for name, off in differences.items()
+        f"{name}: {rows} golden answers replayed{elsewhere[name]}, largest difference {off:.2g}"
+        for name, off in differences.items()
     ]
-    data = {"bundle": bundle, "files": len(manifest.files), "golden_rows": rows, "differences": differences}
+    lines += [f"{name}: not replayed, it would not be taken on this processor" for name in unfit]
+    data = {
+        "bundle": bundle,
+        "files": len(manifest.files),
+        "golden_rows": rows,
+        "differences": differences,
+        "unfit": unfit,
+    }
     return Report(data, "\n".join(lines))
