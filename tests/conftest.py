@@ -92,6 +92,15 @@ def one_thread():
         yield
 
 
+@pytest.fixture
+def at_any_speed():
+    """Let int8 be the default however fast it is: on a tiny model its time is noise."""
+    from tiny_model import any_speed
+
+    with any_speed():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory) -> Path:
     """Return the folder of a pretrained encoder of a few kilobytes; not to be written to."""
@@ -168,13 +177,13 @@ def make_bundle(tmp_path_factory):
 
     def make(checkpoint: Path, **settings) -> Path:
         from burnish_export import ExportConfig, export
-        from tiny_model import on_one_thread
+        from tiny_model import any_speed, on_one_thread
 
         key = (checkpoint, *sorted(settings.items()))
         if key not in made:
             out = tmp_path_factory.mktemp("export") / "bundle"
-            with on_one_thread():
-                export(ExportConfig(checkpoint=str(checkpoint), out=out, **settings))
+            with on_one_thread(), any_speed():
+                export(ExportConfig(checkpoint=str(checkpoint), out=out, **{"seconds": 0.01, **settings}))
             made[key] = out
         return made[key]
 

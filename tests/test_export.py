@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from burnish_export import ExportConfig, card, export, graph, proof, quantize
 from burnish_export.cli import export as command_export
-from burnish_export.manifest import FILES
+from burnish_export.variants import FILES
 from burnish_serve import load
 from burnish_serve.bundle import MANIFEST, describe_file, open_bundle
 from burnish_serve.cli.verify import command as command_verify
@@ -29,7 +29,7 @@ from burnish_serve.session import create_session
 from burnish_train import checkpoint
 from tiny_model import LABELS, labelled_rows, make_classifier, make_encoder, write_rows
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")
 ROWS = labelled_rows(180)[120:]
 # Ragged, cut at 16 tokens, in pieces, unknown, empty.
 TEXTS = [*(row["text"] for row in ROWS[:46]), "wakes songs raining", "now " * 30 + "wake", "ß ✓ zebra", ""]
@@ -45,7 +45,7 @@ def bundle(make_bundle, tiny_checkpoint):
 def config(tiny_checkpoint, tmp_path):
     """Return a function that makes the settings of an export of the tiny checkpoint, with some changed."""
     return lambda **changes: ExportConfig(
-        **{"checkpoint": str(tiny_checkpoint), "out": tmp_path / "out" / "bundle", **changes}
+        **{"checkpoint": str(tiny_checkpoint), "out": tmp_path / "out" / "bundle", "seconds": 0.01, **changes}
     )
 
 
@@ -53,7 +53,7 @@ def config(tiny_checkpoint, tmp_path):
 def made_before(monkeypatch, bundle):
     """Take the tiny checkpoint's graph from its bundle, for tests of what comes after it: exporting takes seconds."""
 
-    def to_onnx(source, path):
+    def to_onnx(network, path):
         shutil.copy(bundle / "onnx" / "model.onnx", path)
 
     monkeypatch.setattr(graph, "to_onnx", to_onnx)
@@ -129,8 +129,11 @@ def test_what_the_manifest_says_of_scores_is_so(bundle, tiny_checkpoint):
     wanted = reference.logits([row.asked for row in examples])
     assert manifest.reference_score == evaluate(reference, examples).metrics["accuracy"]
     assert manifest.evaluation_rows == len(examples) == 12
-    assert set(manifest.variants) == {"fp32", "int8"}
-    assert manifest.defaults == {"CPUExecutionProvider": ("int8",), "CUDAExecutionProvider": ("fp32",)}
+    assert set(manifest.variants) == {"fp32", "int8", "int8-7bit"}
+    assert manifest.defaults == {
+        "CPUExecutionProvider": ("int8", "int8-7bit", "fp32"),
+        "CUDAExecutionProvider": ("fp32",),
+    }
     for name, variant in manifest.variants.items():
         model = load(bundle, variant=name, device="cpu")
         logits = model.logits([row.asked for row in examples])
@@ -176,7 +179,9 @@ def test_every_file_is_listed_and_none_tells_where_it_was_made(bundle, tiny_chec
         "config.json",
         "manifest.json",
         "onnx/model.onnx",
+        "frontier.png",
         "onnx/model_int8.onnx",
+        "onnx/model_int8_7bit.onnx",
         "tokenizer.json",
         "tokenizer_config.json",
     }
@@ -283,31 +288,35 @@ def test_without_labelled_rows_int8_is_made_and_float32_stays_the_default(
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "bare"))
     (folder / "dev.jsonl").write_bytes(b"")  # as training with --dev-fraction 0 leaves it
     manifest = export(config(checkpoint=str(folder)))
-    assert set(manifest.variants) == {"fp32", "int8"}
+    assert set(manifest.variants) >= {"fp32", "int8"}
     assert manifest.defaults["CPUExecutionProvider"] == ("fp32",)
     assert "--eval" in manifest.provenance["default_because"]
     assert (manifest.reference_score, manifest.evaluation_rows) == (None, 0)
 
 
 @pytest.fixture
-def far_too_narrow(monkeypatch):
-    """Make calibration find ranges that clip nearly everything."""
-    honest = quantize.calibrate
+def spoiled(monkeypatch):
+    """Swap two labels in whatever static int8 is made, so that none is any good."""
+    honest = quantize.quantize_static
 
-    def calibrate(*arguments):
-        return {name: (low / 1e4, high / 1e4) for name, (low, high) in honest(*arguments).items()}
+    def quantize_static(path, observed, recipe, out):
+        made = honest(path, observed, recipe, out)
+        model = onnx.load(out)
+        swapped_labels(model)
+        onnx.save(model, out)
+        return made
 
-    monkeypatch.setattr(quantize, "calibrate", calibrate)
+    monkeypatch.setattr(quantize, "quantize_static", quantize_static)
 
 
-def test_an_int8_that_loses_too_much_is_refused_where_it_was_demanded(config, made_before, far_too_narrow):
+def test_an_int8_that_loses_too_much_is_refused_where_it_was_demanded(config, made_before, spoiled):
     with pytest.raises(QualityGateError, match=r"int8 scores 0\.\d+ and PyTorch .*at most 0.0 may be lost") as caught:
         export(config(precision="int8", max_drop=0.0))
     assert caught.value.exit_status == 3
     assert nothing_left(config())
 
 
-def test_an_int8_that_loses_too_much_is_not_the_default(config, made_before, far_too_narrow):
+def test_an_int8_that_loses_too_much_is_not_the_default(config, made_before, spoiled):
     manifest = export(config())
     assert manifest.defaults["CPUExecutionProvider"] == ("fp32",)
     assert manifest.variants["int8"].score < manifest.reference_score - 0.005
@@ -350,9 +359,9 @@ def test_a_graph_that_ignores_the_mask_is_never_written(config, monkeypatch):
 
 @pytest.mark.parametrize(("factor", "said"), [(1.001, "does not answer as the model does"), (np.nan, "not numbers")])
 def test_a_graph_with_other_weights_is_never_written(config, monkeypatch, bundle, factor, said):
-    def to_onnx(source, path):
+    def to_onnx(network, path):
         model = onnx.load(bundle / "onnx" / "model.onnx")
-        bias = source.model.classifier.bias.detach().numpy()
+        bias = network.module.classifier.bias.detach().numpy()
         (found,) = [item for item in model.graph.initializer if np.array_equal(numpy_helper.to_array(item), bias)]
         found.CopyFrom(numpy_helper.from_array((bias + 0.1) * np.float32(factor), found.name))
         onnx.save(model, path)
@@ -363,19 +372,64 @@ def test_a_graph_with_other_weights_is_never_written(config, monkeypatch, bundle
     assert nothing_left(config())
 
 
+def other_epsilon(model: onnx.ModelProto) -> None:
+    """Give every LayerNormalization the epsilon of PyTorch's default, not BERT's."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "LayerNormalization" and attribute.name == "epsilon":
+                assert attribute.f == np.float32(1e-12)
+                attribute.f = 1e-5
+
+
+def swapped_labels(model: onnx.ModelProto) -> None:
+    """Let two labels change places at the graph's end."""
+    places = onnx.helper.make_node("Gather", ["straight", "places"], ["logits"], axis=1)
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[0] = "straight"
+    model.graph.node.append(places)
+    order = np.array([1, 0, *range(2, len(LABELS))])
+    model.graph.initializer.append(numpy_helper.from_array(order, "places"))
+
+
+def unchanged(model: onnx.ModelProto) -> None:
+    """Change nothing: the way that the faults take is not itself the fault."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(other_epsilon, 4), (swapped_labels, 4), (unchanged, 0)],
+    ids=lambda f: getattr(f, "__name__", f),
+)
+def test_a_planted_fault_is_exit_4_and_no_bundle(config, monkeypatch, bundle, tiny_checkpoint, fault, status):
+    def to_onnx(network, path):
+        model = onnx.load(bundle / "onnx" / "model.onnx")
+        fault(model)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+
+    monkeypatch.setattr(graph, "to_onnx", to_onnx)
+    out = config().out
+    result = CliRunner().invoke(command_export, [str(tiny_checkpoint), "--out", str(out), "--precision", "fp32"])
+    assert result.exit_code == status, result.stderr
+    assert out.exists() == (status == 0)
+    if status:
+        assert "fp32 does not answer as the model does" in result.stderr
+        assert nothing_left(config())
+
+
 def test_differences_up_to_rounding_pass_and_larger_ones_do_not():
     wanted = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32) * 5
     scale = float(np.abs(wanted).max())
     near = wanted + np.float32(0.5e-5 * scale)
-    found = proof.compare(wanted, near, "fp32", exact=True)
+    found = proof.compare([wanted], [near], "fp32", exact=True)
     assert found.max_difference == pytest.approx(0.5e-5 * scale, rel=0.1)
-    assert (found.scale, found.rows, found.label_changes) == (scale, 50, 0)
+    assert (found.scale, found.decisions, found.label_changes) == (scale, 50, 0)
     with pytest.raises(ProofError, match="logits differ by up to"):
-        proof.compare(wanted, wanted + np.float32(2e-5 * scale), "fp32", exact=True)
-    assert proof.compare(wanted, wanted[:, ::-1], "int8", exact=False).label_changes > 10
+        proof.compare([wanted], [wanted + np.float32(2e-5 * scale)], "fp32", exact=True)
+    assert proof.compare([wanted], [wanted[:, ::-1]], "int8", exact=False).label_changes > 10
     for wrong in (wanted[:, :2], np.where(wanted == wanted.max(), np.inf, wanted)):
         with pytest.raises(ProofError, match="not numbers"):
-            proof.compare(wanted, wrong, "int8", exact=False)
+            proof.compare([wanted], [wrong], "int8", exact=False)
 
 
 # What it takes, and what it does not
@@ -487,7 +541,9 @@ def test_what_an_interrupted_export_left_is_swept_away(config, made_before):
 
 def test_the_command_prints_one_json_object(config, made_before, tiny_checkpoint):
     out = str(config().out)
-    result = CliRunner().invoke(command_export, [str(tiny_checkpoint), "--out", out, "--precision", "int8", "--json"])
+    result = CliRunner().invoke(
+        command_export, [str(tiny_checkpoint), "--out", out, "--precision", "int8", "--seconds", "0.01", "--json"]
+    )
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert (told["bundle"], told["task"], told["default"]) == (out, "text-classification", "int8")

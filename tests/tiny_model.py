@@ -212,6 +212,18 @@ def on_one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def any_speed() -> Iterator[None]:
+    """Let int8 be the default however fast it is: on a model this small its time is noise."""
+    import pytest
+
+    from burnish_export import choose
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "WORTH", 0.0)
+        yield
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     make_encoder(target)

@@ -27,7 +27,7 @@ from burnish_export.quantize import Recipe
 from burnish_serve.runner import Runner
 from burnish_serve.session import create_session
 from burnish_serve.tasks import Logits
-from burnish_serve.timing import interleave
+from burnish_serve.timing import PAUSE, interleave
 
 # int8 must be this many times as fast as float32, alone or in batches, to be worth its difference.
 WORTH = 1.2
@@ -193,8 +193,9 @@ class Autopilot:
         many, _ = _within(self.rows, self.wanted, THROUGHPUT_TOKENS)
         alone = {name: _one_by_one(runner, some) for name, runner in self.runners.items()}
         together = {name: _all(runner, many) for name, runner in self.runners.items()}
-        latency = interleave(alone, rounds=ROUNDS, seconds=self.seconds)
-        batches = interleave(together, rounds=ROUNDS, seconds=self.seconds)
+        pause = min(PAUSE, self.seconds)
+        latency = interleave(alone, rounds=ROUNDS, seconds=self.seconds, pause=pause)
+        batches = interleave(together, rounds=ROUNDS, seconds=self.seconds, pause=pause)
         return [
             dataclasses.replace(
                 candidate,

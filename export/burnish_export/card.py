@@ -16,6 +16,8 @@ from burnish_export.source import Source
 from burnish_serve.bundle import Manifest
 
 PLOT = "frontier.png"
+# Where numbers stand around their points, so that those of near ones do not lie on one another.
+OFFSETS = ((0, 11), (11, 0), (0, -11), (-11, 0), (9, 9), (9, -9), (-9, -9), (-9, 9))
 
 
 def render(manifest: Manifest, source: Source) -> str:
@@ -96,7 +98,7 @@ def draw(outcome: Outcome, chosen: Mapping[str, Candidate], metric: str, path: P
     from matplotlib import pyplot
 
     points = [(one, _height(one)) for one in outcome.candidates]
-    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=100)
+    figure, axes = pyplot.subplots(figsize=(9, 5), dpi=100)
     best = float("-inf")
     frontier = []
     for one, height in sorted(points, key=lambda pair: (pair[0].latency_ms, -pair[1])):
@@ -104,17 +106,20 @@ def draw(outcome: Outcome, chosen: Mapping[str, Candidate], metric: str, path: P
             best = height
             frontier.append((one.latency_ms, height))
     axes.step(*zip(*frontier, strict=True), where="post", color="0.6", label="frontier")
-    for one, height in points:
+    for number, (one, height) in enumerate(points, 1):
         taken = ", ".join(name for name, candidate in chosen.items() if candidate is one)
-        axes.plot(one.latency_ms, height, "o", color="tab:red" if taken else "tab:blue")
-        text = f"{one.name} ({taken})" if taken else one.name
-        axes.annotate(text, (one.latency_ms, height), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        text = f"{number}  {one.name} ({taken})" if taken else f"{number}  {one.name}"
+        axes.plot(one.latency_ms, height, "o", color="tab:red" if taken else "tab:blue", alpha=0.6, label=text)
+        place = OFFSETS[number % len(OFFSETS)]
+        axes.annotate(
+            str(number), (one.latency_ms, height), place, textcoords="offset points", ha="center", va="center"
+        )
     axes.set_xlabel("milliseconds for one text alone")
     axes.set_ylabel(metric if outcome.reference is not None else "closeness to PyTorch, -log10 of the error")
-    axes.set_title(f"{len(points)} candidates on {outcome.rows} rows")
-    axes.margins(x=0.15)
-    axes.legend()
-    figure.savefig(path, metadata={"Software": None})
+    axes.set_title(f"{len(points)} candidates on {outcome.rows} rows; in red what became a variant")
+    axes.margins(0.1)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False, handlelength=0)
+    figure.savefig(path, metadata={"Software": None}, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -142,7 +147,7 @@ def _tried(path: Mapping[str, Any] | None, metric: str) -> list[str]:
             f"| {name} | {_or_dash(one['score'], '.4f')} | {one['error']:.2g} | {one['label_changes']} | "
             f"{one['latency_ms']:.2f} | {one['texts_per_second']:.0f} | {one['size'] / 1e6:.1f} |"
         )
-    worst = ", ".join(f"`{module}` {error:.1g}" for module, error in list(path["sensitivity"].items())[:5])
+    worst = ", ".join(f"`{one['module']}` {one['error']:.1g}" for one in path["sensitivity"][:5])
     return [*lines, "", f"Most sensitive modules, by the error of each alone: {worst}.", "", f"![{metric}]({PLOT})"]
 
 

@@ -21,7 +21,7 @@ from burnish_serve.session import Session
 from burnish_serve.tasks import Logits
 from burnish_serve.text import Encoded, TextEncoder
 
-CALIBRATION_ROWS = 512
+CALIBRATION_ROWS = 10_000
 GOLDEN_ROWS = 8
 FALLBACK_TEXTS = (("a short text",), ("Another text, somewhat longer than the first one.",), ("?",))
 

@@ -2,7 +2,8 @@
 
 Two decisions (bench/LOG.md has the counts of nodes): attention is exported in its plain form, without the guards for
 rows that are masked from end to end, which no text is; and opset 20, where GELU is one operator and becomes one kernel
-together with the bias before it. Nodes are named by the module that they come from, for reports and profiles.
+together with the bias before it. What the exporter leaves in pieces is rewritten (`rewrite`), and nodes are named by
+the module that they come from, for reports and profiles.
 
 >>> to_onnx(source.network, Path("model.onnx"))  # doctest: +SKIP
 """
@@ -21,6 +22,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from burnish_export import rewrite
 from burnish_export.network import Exported, Network
 
 OPSET = 20
@@ -52,6 +54,7 @@ def to_onnx(network: Network, path: Path) -> None:
             dynamic_shapes=(tuple(shape for _ in network.inputs),),
             verbose=False,
         )
+    rewrite.simplify(program.model)
     name_by_module(program.model.graph)
     strip_notes(program.model)
     save(program.model, path)
@@ -71,7 +74,7 @@ def name_by_module(graph: ir.Graph) -> None:
     taken: dict[str, int] = {}
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "['', '']"))
-        module = scopes[-2].removeprefix("model.") if len(scopes) > 1 else ""
+        module = scopes[-2].removeprefix("model.") if scopes[0] == "" and len(scopes) > 1 else ""
         name = f"{module or 'graph'}/{node.op_type}"
         taken[name] = taken.get(name, 0) + 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"

@@ -95,7 +95,7 @@ def _path(decision: Decision) -> dict[str, Any] | None:
         "rows": outcome.rows,
         "reference_score": outcome.reference,
         "candidates": [candidate.to_dict() for candidate in outcome.candidates],
-        "sensitivity": outcome.sensitivity,
+        "sensitivity": [{"module": module, "error": error} for module, error in outcome.sensitivity.items()],
         "chosen": decision.chosen["int8"].name,
     }
 

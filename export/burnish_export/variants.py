@@ -32,9 +32,7 @@ class Kind:
 KINDS = {
     "fp32": Kind(file="onnx/model.onnx", golden_tolerance=1e-4, on_gpu=True),
     "fp16": Kind(file="onnx/model_fp16.onnx", golden_tolerance=0.02, on_gpu=True),
-    "int8": Kind(
-        file="onnx/model_int8.onnx", golden_tolerance=0.05, fast_with=WIDE_SUMS, right_with=(*WIDE_SUMS, "asimd")
-    ),
+    "int8": Kind(file="onnx/model_int8.onnx", golden_tolerance=0.05, fast_with=WIDE_SUMS, right_with=WIDE_SUMS),
     "int8-7bit": Kind(file="onnx/model_int8_7bit.onnx", golden_tolerance=0.05, fast_with=(*WIDE_SUMS, "avx2")),
     "int8-dynamic": Kind(file="onnx/model_int8_dynamic.onnx", golden_tolerance=0.05, fast_with=WIDE_SUMS),
 }
