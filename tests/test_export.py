@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 from tokenizers import Tokenizer
 
-from burnish_export import ExportConfig, card, export, graph, proof, quantize
+from burnish_export import ExportConfig, card, export, graph, half, proof, quantize
 from burnish_export.cli import export as command_export
 from burnish_export.variants import FILES
 from burnish_serve import load
@@ -268,6 +268,44 @@ def test_dynamic_int8_says_that_an_answer_depends_on_its_neighbours(config, made
     text = (config().out / "README.md").read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("| int8-dynamic |")]
     assert "depend on what else is in the batch" in line
+
+
+def test_float16_is_close_and_the_default_of_gpus(config, made_before, bundle):
+    manifest = export(config(precision="fp16"))
+    assert set(manifest.variants) == {"fp32", "fp16"}
+    assert manifest.defaults == {"CPUExecutionProvider": ("fp32",), "CUDAExecutionProvider": ("fp16", "fp32")}
+    half, whole = (load(config().out, variant=name, device="cpu").logits(TEXTS) for name in ("fp16", "fp32"))
+    assert half.dtype == np.float32
+    assert 1e-5 < np.abs(half - whole).max() < 0.02 * np.abs(whole).max()
+    sizes = [manifest.files[manifest.variants[name].file].size for name in ("fp32", "fp16")]
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+def test_a_float16_that_is_not_close_is_never_written(config, made_before, monkeypatch):
+    honest = half.to_half
+
+    def to_half(path, out):
+        honest(path, out)
+        model = onnx.load(out)
+        swapped_labels(model)
+        onnx.save(model, out)
+
+    monkeypatch.setattr(half, "to_half", to_half)
+    with pytest.raises(ProofError, match="fp16 does not answer as the model does"):
+        export(config(precision="fp16"))
+    assert nothing_left(config())
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "fp16"])
+def test_weights_of_more_than_two_gigabytes_stand_in_a_file_beside_the_graph(config, monkeypatch, precision):
+    monkeypatch.setattr(graph, "MAX_WEIGHTS", 20_000)  # so that a few kilobytes are too much
+    manifest = export(config(precision=precision, max_drop=1.0))
+    assert {"onnx/model.onnx", "onnx/model.onnx.data"} < set(manifest.files)
+    assert manifest.files["onnx/model.onnx"].size < manifest.files["onnx/model.onnx.data"].size
+    assert "tried" not in {path.name for path in config().out.iterdir()}
+    for name in manifest.variants:
+        model = load(config().out, variant=name, device="cpu")
+        assert np.abs(model.logits(manifest.golden_rows) - manifest.variants[name].golden_outputs).max() < 1e-4
 
 
 def test_int8_without_rows_to_calibrate_on(config, made_before, tiny_checkpoint, tmp_path):

@@ -63,7 +63,10 @@ def to_onnx(network: Network, path: Path) -> None:
 def save(model: ir.Model, path: Path) -> None:
     """Write a graph; weights of 2 GB and more go into a file of the same name with ``.data`` behind it."""
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    ir.save(model, path, external_data=f"{path.name}.data" if weights > MAX_WEIGHTS else None)
+    if weights > MAX_WEIGHTS:
+        ir.save(model, path, external_data=f"{path.name}.data")
+    else:
+        ir.save(ir.external_data.load_to_model(model), path)
 
 
 def name_by_module(graph: ir.Graph) -> None:

@@ -24,7 +24,7 @@ def to_half(path: Path, out: Path) -> None:
         path: the float32 graph.
         out: where the variant goes.
     """
-    model = ir.to_proto(ir.load(path))
+    model = ir.to_proto(ir.external_data.load_to_model(ir.load(path)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells of each weight that is too small for float16, which becomes 1e-7
         converted = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)

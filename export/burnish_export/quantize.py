@@ -30,7 +30,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as onnxruntime_dynamic
 
 from burnish_export.calibration import Observed, constant_products, group_name, limits, product_inputs
-from burnish_export.graph import MAX_WEIGHTS, module_of, save
+from burnish_export.graph import module_of, save
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # a scale that is not zero
 Floats = npt.NDArray[np.float32]
@@ -119,7 +119,7 @@ def quantize_dynamic(path: Path, out: Path) -> None:
             nodes_to_quantize=names,
             per_channel=True,
             weight_type=QuantType.QInt8,
-            use_external_data_format=path.stat().st_size > MAX_WEIGHTS,
+            use_external_data_format=path.with_name(f"{path.name}.data").exists(),
         )
     finally:
         logging.disable(level)
