@@ -4,19 +4,22 @@
 #   make lint     the first three of these
 #   make bench    pytest-benchmark suites over the runner
 #   make accept   the long acceptance rows; DATA=folder holds the labelled data
+#   make compat   a bundle opened by optimum and an older transformers, in .venv-compat; BUNDLE=folder takes yours
 # TORCH_INDEX=URL takes PyTorch from another index: the plain one gives Linux the CUDA build of several gigabytes.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 DATA ?=
+BUNDLE ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+COMPAT := .venv-compat
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench accept
+.PHONY: demo test lint bench accept compat
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -44,3 +47,16 @@ bench: $(INSTALLED)
 
 accept: $(INSTALLED)
 	BURNISH_DATA=$(DATA) $(BIN)/pytest -m slow -s
+
+# optimum-onnx 0.1.0 needs a transformers below 4.58, and its optimum.exporters.tasks imports requests without asking.
+$(COMPAT)/.installed: compat-constraints.txt
+	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip --disable-pip-version-check install -q \
+		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' compat-constraints.txt)
+	$(COMPAT)/bin/python -m pip --disable-pip-version-check install -q -c compat-constraints.txt \
+		optimum-onnx onnxruntime requests torch transformers
+	touch $@
+
+compat: $(INSTALLED) $(COMPAT)/.installed
+	$(BIN)/python bench/compat.py ours $(BUNDLE)
+	$(COMPAT)/bin/python bench/compat.py theirs
