@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import typing
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish_serve import BundleError, InputError, Manifest, bundle, load, open_bundle
+from burnish_serve import BundleError, InputError, Manifest, bundle, integrity, load, open_bundle
 from burnish_serve.bundle import FORMAT, MANIFEST, File, Variant, describe_file, is_bundle
 
 FILES = [
@@ -162,7 +164,7 @@ def test_a_linked_folder_beside_the_files_is_refused(bundle_copy, tmp_path):
 def test_a_link_in_a_folder_at_the_root_is_refused():
     # /dev is such a folder, and has links; a bundle may stand there in a container.
     with pytest.raises(BundleError, match="is refused: it is a link"):
-        bundle._check_link(Path("/dev"), "stdin")
+        integrity.check_link(Path("/dev"), "stdin")
 
 
 @pytest.mark.parametrize(
@@ -299,6 +301,21 @@ def test_folders_that_are_no_bundles(bundle_copy, tmp_path):
             open_bundle(tmp_path / missing)
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(bundle_copy, monkeypatch):
+    whole = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+
+    (bundle_copy / "closed").mkdir()
+    open_bundle(bundle_copy)
+    monkeypatch.setattr(os, "scandir", scandir)  # permissions do not stop the root user
+    with pytest.raises(BundleError, match="closed cannot be read: Permission denied"):
+        open_bundle(bundle_copy)
+
+
 @pytest.fixture
 def cached(tiny_bundle, tmp_path) -> Path:
     """Return the bundle as the Hub's cache holds it: a snapshot of links into the repository's blobs."""
@@ -322,6 +339,20 @@ def test_the_hubs_cache_loads(cached):
 def test_the_hubs_cache_is_checked_like_any_other(cached):
     (cached / "README.md").resolve().write_text("damaged")
     with pytest.raises(BundleError, match=r"README\.md is damaged"):
+        open_bundle(cached)
+
+
+def test_a_folder_in_the_hubs_cache_is_no_link(cached):
+    (cached.parents[1] / "blobs" / "folder").mkdir()
+    (cached / "extra").symlink_to(Path("../../blobs/folder"))  # what is in it would not be listed
+    with pytest.raises(BundleError, match="extra is refused: it is a link"):
+        open_bundle(cached)
+
+
+def test_links_in_a_circle_in_the_hubs_cache_are_refused(cached):
+    (cached / "config.json").unlink()
+    (cached / "config.json").symlink_to("config.json")
+    with pytest.raises(BundleError, match=r"config\.json is refused: it is a link"):
         open_bundle(cached)
 
 

@@ -237,12 +237,21 @@ def test_a_manifest_that_does_not_fit_its_files_is_a_damaged_bundle(bundle_copy,
         load(bundle_copy, device="cpu")("great film")
 
 
-@pytest.mark.parametrize("file", ["onnx/model_int8.onnx", "tokenizer.json"])
-def test_a_file_that_does_not_load_is_a_damaged_bundle(bundle_copy, edit_manifest, file):
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("onnx/model_int8.onnx", lambda data: b"not what it says"),
+        ("onnx/model_int8.onnx", lambda data: data.replace(b"Gather", b"Gothar")),
+        ("tokenizer.json", lambda data: b"not what it says"),
+        ("tokenizer.json", lambda data: b"{}"),
+    ],
+    ids=["no graph", "an unknown operator", "no JSON", "no tokenizer"],
+)
+def test_a_file_that_does_not_load_is_a_damaged_bundle(bundle_copy, edit_manifest, file, spoil):
     from burnish_serve.bundle import describe_file
 
     files = open_bundle(bundle_copy).manifest.files
-    (bundle_copy / file).write_bytes(b"not what it says")
+    (bundle_copy / file).write_bytes(spoil((bundle_copy / file).read_bytes()))
     edit_manifest(bundle_copy, files={**files, file: describe_file(bundle_copy / file)})
     with pytest.raises(BundleError, match=f"{file} (is not|cannot)"):
         load(bundle_copy, device="cpu")

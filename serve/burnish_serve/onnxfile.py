@@ -233,13 +233,13 @@ class _Wire:
             start = last
 
     def _varint(self, start: int, end: int) -> tuple[int, int]:
-        """Return a number of 64 bits, seven a byte and the lowest first, and the place behind it."""
+        """Return a number, seven bits a byte and the lowest first, ten bytes at the most, and the place behind it."""
         value = shift = 0
         while start < end and shift < 64:
             byte = self.data[start]
             value |= (byte & 127) << shift
             start += 1
-            if byte < 128 and value < 2**64:
+            if byte < 128:
                 return value, start
             shift += 7
         raise MalformedError(f"it is cut short or damaged at byte {start}")
