@@ -230,6 +230,18 @@ def test_the_tokenizer_is_the_checkpoints_without_cutting_and_padding(bundle, ti
     assert len(bare.encode("now " * 40).ids) == 42
 
 
+def test_what_a_configuration_says_of_code_is_left_out(config, made_before, tiny_checkpoint, tmp_path):
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "marked"))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    marked = {**settings, "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}, "trust_remote_code": True}
+    (folder / "config.json").write_text(json.dumps(marked), encoding="utf-8")
+    export(config(checkpoint=str(folder), precision="fp32"))
+    written = json.loads((config().out / "config.json").read_text(encoding="utf-8"))
+    assert not {"auto_map", "trust_remote_code"} & set(written)
+    assert written["id2label"] == settings["id2label"]
+    assert load(config().out, device="cpu").variant == "fp32"
+
+
 def test_other_runtimes_find_what_the_hub_promises(bundle):
     config = transformers.AutoConfig.from_pretrained(bundle)
     assert config.id2label == dict(enumerate(LABELS))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import classification_report
 from transformers.trainer_pt_utils import LabelSmoother
 
+from burnish_export.network import positions
 from burnish_serve import machine
 from burnish_serve.config import to_dict
 from burnish_serve.errors import BurnishError, DeviceError, InputError
@@ -179,6 +181,26 @@ def test_a_text_is_read_as_far_as_the_model_can_and_no_less(config, tmp_path):
     (encoded,) = checkpoint.load(tmp_path / "run", device="cpu").encode(["now " * 20 + "wake"])
     assert len(encoded.ids) == 23, "tokenizer.json cuts at 8, which is not its to decide"
     assert not encoded.truncated
+
+
+@pytest.mark.parametrize("model_type", ["bert", "camembert", "mpnet", "roberta", "xlm-roberta"])
+def test_a_model_reads_as_many_tokens_as_is_said_and_not_one_more(model_type):
+    config = transformers.AutoConfig.for_model(
+        model_type,
+        vocab_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=20,
+    )
+    model = transformers.AutoModel.from_config(config).eval()
+    length = checkpoint.max_positions(config, SimpleNamespace(model_max_length=512))
+    assert length == positions(config), "what is trained is exported with as many"
+    with torch.inference_mode():
+        model(torch.full((1, length), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, length + 1), 5))
 
 
 def test_a_checkpoint_for_everyone_may_be_read_by_everyone(tiny_checkpoint):

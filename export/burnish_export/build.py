@@ -16,13 +16,13 @@ from pathlib import Path
 
 import transformers
 
-from burnish_export import card, graph, proof
+from burnish_export import card, fusion, graph, proof
 from burnish_export.choose import choose
 from burnish_export.config import ExportConfig
 from burnish_export.evidence import Made, Workshop, read_evidence
 from burnish_export.manifest import make_manifest
 from burnish_export.source import read_source, reference_runner
-from burnish_export.tokenizer import write_tokenizer
+from burnish_export.tokenizer import write_config, write_tokenizer
 from burnish_export.variants import FILES
 from burnish_serve.bundle import MANIFEST, Manifest, describe_file, is_bundle
 from burnish_serve.errors import InputError
@@ -41,6 +41,7 @@ def export(config: ExportConfig, *, overwrite: bool = False, log: Callable[[str]
 
     Raises:
         InputError: the checkpoint or the rows cannot be used.
+        FusionError: something is in pieces that should be one operator; nothing is written.
         ProofError: the float32 graph does not answer as the model does; nothing is written.
         QualityGateError: a precision was demanded and loses more than ``config.max_drop``; nothing is written.
     """
@@ -71,7 +72,7 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
     source = read_source(config.checkpoint, config.task, config.max_length)
     network = source.network
     write_tokenizer(source, work)
-    network.config.save_pretrained(work)
+    write_config(source, work)
     encoder = TextEncoder(work / "tokenizer.json", network.max_length)
     reference = reference_runner(source, encoder)
     rows = read_evidence(config, source, encoder)
@@ -100,12 +101,14 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
         return result
 
     prove("fp32")
+    fusion.check(network, workshop.fp32)  # before the long part
     reference_score = workshop.score(rows.labelled, workshop.wanted)
     decision = choose(config, workshop, prove, reference_score, say)
     shutil.rmtree(workshop.folder)
+    report = fusion.check(network, workshop.fp32, workshop.path(FILES["int8"]) if "int8" in made else None)
     default = decision.defaults[PROVIDERS["cpu"]][0]
     say(f"default: {default} ({decision.because})")
-    manifest = make_manifest(config, workshop, made, decision, reference_score)
+    manifest = make_manifest(config, workshop, made, decision, report, reference_score)
     if decision.outcome:
         card.draw(decision.outcome, decision.chosen, source.task.metric, work / card.PLOT)
     (work / "README.md").write_text(card.render(manifest, source), encoding="utf-8")

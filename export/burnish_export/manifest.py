@@ -1,6 +1,6 @@
 """The manifest of a bundle, from what the export found: the only writer of the contract in `burnish_serve.bundle`.
 
->>> make_manifest(config, workshop, made, decision, 0.93).task  # doctest: +SKIP
+>>> make_manifest(config, workshop, made, decision, report, 0.93).task  # doctest: +SKIP
 'text-classification'
 """
 
@@ -15,6 +15,7 @@ from burnish_export import graph
 from burnish_export.choose import Decision
 from burnish_export.config import ExportConfig
 from burnish_export.evidence import Made, Workshop
+from burnish_export.fusion import Report
 from burnish_export.source import architecture
 from burnish_export.variants import KINDS
 from burnish_serve import machine
@@ -27,6 +28,7 @@ def make_manifest(
     workshop: Workshop,
     made: dict[str, Made],
     decision: Decision,
+    report: Report,
     reference_score: float | None,
 ) -> Manifest:
     """Return the manifest without its files, which are not all written yet."""
@@ -64,7 +66,7 @@ def make_manifest(
         golden_rows=rows.golden,
         reference_score=reference_score,
         evaluation_rows=len(rows.labelled),
-        warnings=decision.warnings,
+        warnings=(*decision.warnings, *report.warnings),
         provenance={
             "base_model": Path(source.record.get("base_model", config.checkpoint)).name,
             "seed": source.record.get("seed"),
@@ -79,6 +81,7 @@ def make_manifest(
                 name: {"shapes": [list(pair) for pair in result.proof.shapes], "scale": result.proof.scale}
                 for name, result in made.items()
             },
+            "fusion": report.to_dict(),
             "autopilot": _path(decision),
             "machine": machine.description(),
             "versions": {name: machine.version(name) for name in packages},

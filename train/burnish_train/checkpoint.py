@@ -93,7 +93,7 @@ def encoder_for(tokenizer: Any, folder: Path, max_length: int, model: Any) -> Te
 def max_positions(config: Any, tokenizer: Any) -> int:
     """Return how many tokens a model can read: its positions, or its tokenizer's limit where that is less."""
     positions = getattr(config, "max_position_embeddings", None) or 512
-    if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert"}:
+    if getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         positions -= config.pad_token_id + 1  # their position numbers start behind the padding's
     return int(min(positions, tokenizer.model_max_length))
 
