@@ -40,7 +40,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n auto --dist loadfile
 
 bench: $(INSTALLED)
 	$(BIN)/pytest bench/suite --benchmark-only

@@ -495,7 +495,8 @@ def test_any_checkpoint_of_transformers_is_taken_with_its_task(foreign, tmp_path
     with pytest.raises(InputError, match=r"model has no burnish.json.*: give --task \(such as text-classification\)"):
         export(ExportConfig(checkpoint=str(foreign), out=tmp_path / "bundle"))
     assert list(tmp_path.iterdir()) == []
-    settings = {"task": "text-classification", "calibrate": str(write_rows(tmp_path / "rows.jsonl", ROWS))}
+    calibrate = str(write_rows(tmp_path / "rows.jsonl", ROWS))
+    settings = {"task": "text-classification", "calibrate": calibrate, "seconds": 0.01}
     manifest = export(ExportConfig(checkpoint=str(foreign), out=tmp_path / "bundle", **settings))
     wanted = in_transformers(foreign, TEXTS, 32)
     got = load(tmp_path / "bundle", variant="fp32", device="cpu").logits(TEXTS)
@@ -552,7 +553,7 @@ def test_what_stands_at_out_is_not_touched_unless_asked(config, made_before, bun
         patch.setattr(proof, "TOLERANCE", 0.0)
         with pytest.raises(ProofError):
             export(config(), overwrite=True)
-    assert set(open_bundle(config().out).manifest.variants) == {"fp32", "int8"}
+    assert set(open_bundle(config().out).manifest.variants) == {"fp32", "int8", "int8-7bit"}
     export(config(precision="fp32"), overwrite=True)
     assert set(open_bundle(config().out).manifest.variants) == {"fp32"}
     assert [path.name for path in config().out.parent.iterdir()] == ["bundle"]
@@ -633,6 +634,7 @@ def test_the_starter_encoder_answers_as_pytorch_does(tmp_path):
             out=tmp_path / "bundle",
             task="text-classification",
             max_length=32,
+            seconds=0.01,
             calibrate=str(write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in texts[:4] * 3])),
         )
     )

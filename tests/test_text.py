@@ -90,6 +90,12 @@ def test_the_cap_on_characters_changes_no_token(path, text, max_length):
 
 @example(first="great" + " " * 5000 + "film", second="film " * 2000, max_length=16)
 @example(first="film " * 2000, second="great" + " " * 5000 + "film", max_length=60)
+@example(first="é" * 37, second="great " * 35 + "é" * 101 + " dull", max_length=4)
+@example(
+    first="é" * 37,
+    second="great " * 13 + "greatfilm" + " é" * 9 + " great" * 6 + " é" * 6 + " film  " + "é" * 101,
+    max_length=4,
+)
 @given(first=long_texts, second=long_texts, max_length=st.integers(4, 40))
 def test_the_cap_on_characters_changes_no_token_of_a_pair(path, first, second, max_length):
     (encoded,) = encode(path, max_length, (first, second))

@@ -50,7 +50,7 @@ def choose(config: ExportConfig, workshop: Workshop, prove: Prove, reference: fl
         say: called with one line of text for each step.
 
     Raises:
-        InputError: int8 was demanded and there are no rows to calibrate on.
+        InputError: int8 was demanded and cannot be made: no rows to calibrate on, or no products.
         QualityGateError: a precision was demanded and loses more than ``config.max_drop``.
     """
     cuda: tuple[str, ...] = ("fp32",)
@@ -94,24 +94,25 @@ def _integers(config: ExportConfig, workshop: Workshop, prove: Prove, reference:
         return Decision(defaults=float32, because="no int8 could be made", warnings=(missing,))
     observed = calibration.observe(workshop.fp32, workshop.source.network, rows, workshop.folder)
     if not observed:
+        if config.precision == "int8":
+            raise InputError(f"{config.checkpoint} has no products with constant weights that int8 could speed up")
         return Decision(defaults=float32, because="the graph has no products that int8 could speed up")
     say(f"autopilot: ranges from {len(rows)} rows")
     outcome = Autopilot(workshop, observed, say, config.seconds).search(config.max_drop)
     ranked = rank(outcome, config.max_drop)
     candidate, made = _first_inside(config, workshop, prove, reference, ranked or [outcome.closest], observed)
-    names = ["int8"]
+    taken, because = _weigh(config, made, reference, times_faster(candidate, outcome.fp32))
+    names = ["int8", "fp32"] if taken else ["fp32"]
     chosen = {"fp32": outcome.fp32, "int8": candidate}
-    if candidate.saturating and candidate.recipe:
+    if taken and candidate.saturating and candidate.recipe:
         narrow = dataclasses.replace(candidate.recipe, weight_bits=7)
         quantize.quantize_static(workshop.fp32, observed, narrow, workshop.path(FILES["int8-7bit"]))
         if _drop(prove("int8-7bit"), reference) <= config.max_drop:
-            names.append("int8-7bit")
+            names.insert(1, "int8-7bit")
         for other in outcome.candidates:
             if other.recipe == narrow:
                 chosen["int8-7bit"] = other
-    taken, because = _weigh(config, made, reference, times_faster(candidate, outcome.fp32))
-    defaults = {PROVIDERS["cpu"]: (*names, "fp32")} if taken else float32
-    return Decision(defaults=defaults, because=because, outcome=outcome, chosen=chosen)
+    return Decision(defaults={PROVIDERS["cpu"]: tuple(names)}, because=because, outcome=outcome, chosen=chosen)
 
 
 def _weigh(config: ExportConfig, made: Made, reference: float | None, faster: float) -> tuple[bool, str]:

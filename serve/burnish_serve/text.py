@@ -21,6 +21,7 @@ from burnish_serve.errors import BundleError, InputError
 Ids = npt.NDArray[np.int64]
 # Tokenization of very long texts costs more than the model, and truncation comes after it: so characters are capped
 # first. What is left must give this many tokens more than fit, or more characters are taken: the cap changes no token.
+# (A word of more than 100 characters is one token to WordPiece, and up to 100 where it is cut in two.)
 CHARACTERS_PER_TOKEN = 16
 SPARE_TOKENS = 128
 
@@ -97,11 +98,15 @@ class TextEncoder:
         return tuple(part[:limit] for part in text)
 
     def _cut_too_much(self, text: tuple[str, ...], encoding: Encoding, limit: int) -> bool:
-        enough = self.max_length + SPARE_TOKENS
-        return any(
-            len(part) > limit and self._num_tokens(part[:limit], encoding, alone=len(text) == 1) < enough
-            for part in text
-        )
+        if all(len(part) <= limit for part in text):
+            return False
+        counts = [self._num_tokens(part[:limit], encoding, alone=len(text) == 1) for part in text]
+        for place, part in enumerate(text):
+            # Of a pair the longer part is cut first, so a part that was capped must stay longer than the other.
+            others = counts[:place] + counts[place + 1 :]
+            if len(part) > limit and counts[place] < max([self.max_length, *others]) + SPARE_TOKENS:
+                return True
+        return False
 
     def _num_tokens(self, part: str, encoding: Encoding, *, alone: bool) -> int:
         """Return the tokens of a part without special ones; what overflows of a pair stands there many times over."""
