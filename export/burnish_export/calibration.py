@@ -39,7 +39,7 @@ Channels = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Observed:
-    """The values of one tensor ``[batch, length, channels]`` on the calibration rows."""
+    """The values of one tensor ``[batch, length, channels]`` or ``[batch, channels]`` on the calibration rows."""
 
     low: Channels
     """Least value of each channel, at most 0: float32 ``[channels]``."""
@@ -113,7 +113,8 @@ def observe(path: Path, network: Network, rows: Sequence[Encoded], scratch: Path
             feed = network.feed([rows[i] for i in indices])
             real = feed["attention_mask"].astype(bool)
             for name, tensor in zip(names, session.run(names, feed), strict=True):
-                yield name, tensor[real] if tensor.shape[:2] == real.shape else tensor.reshape(-1, tensor.shape[-1])
+                of_tokens = tensor.ndim == 3 and tensor.shape[:2] == real.shape
+                yield name, tensor[real] if of_tokens else tensor.reshape(-1, tensor.shape[-1])
 
     low: dict[str, Channels] = {}
     high: dict[str, Channels] = {}

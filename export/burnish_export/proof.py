@@ -151,8 +151,8 @@ def decisions(names: Sequence[str], outputs: Sequence[Logits], feed: dict[str, I
     return matrices
 
 
-def is_batch_invariant(session: Session, network: Network, rows: Sequence[Encoded]) -> bool:
-    """Return whether rows get the same logits alone as together, up to rounding of float32."""
+def is_batch_invariant(session: Session, network: Network, rows: Sequence[Encoded], *, exact: bool = False) -> bool:
+    """Return whether rows get the same logits alone as together: to the last bit, or up to rounding of float32."""
 
     def answers(batch: Sequence[Encoded]) -> list[Logits]:
         feed = network.feed(batch)
@@ -162,7 +162,8 @@ def is_batch_invariant(session: Session, network: Network, rows: Sequence[Encode
     rows = rows[:INVARIANCE_ROWS]
     alone = [np.concatenate(parts) for parts in zip(*(answers([row]) for row in rows), strict=True)]
     pairs = zip(answers(rows), alone, strict=True)
-    return all(np.abs(one - other).max() <= TOLERANCE * np.abs(one).max() for one, other in pairs)
+    allowed = 0.0 if exact else TOLERANCE
+    return all(np.abs(one - other).max() <= allowed * np.abs(one).max() for one, other in pairs)
 
 
 def _margins(logits: Logits) -> npt.NDArray[np.float32]:

@@ -87,6 +87,9 @@ def quantize_static(path: Path, observed: Mapping[str, Observed], recipe: Recipe
         span = seen.span if recipe.smoothing else limits(seen, recipe.calibration)
         scale = np.float32(max((span[1] - span[0]) / 255, SMALLEST))
         zero = np.uint8(np.clip(np.rint(-span[0] / scale), 0, 255))
+        flat = nodes[0].inputs[0].shape is not None and len(nodes[0].inputs[0].shape) == 2
+        if flat:
+            value = _reshaped(graph, "Unsqueeze", value, before=first)
         restored = _through_bytes(graph, first, value, scale, zero)
         least, most = (np.clip(np.rint(side / scale) + zero, 0, 255) for side in (seen.low, seen.high))
         for node in nodes:
@@ -96,6 +99,8 @@ def quantize_static(path: Path, observed: Mapping[str, Observed], recipe: Recipe
                 weights[key] = _from_bytes(graph, node, "_".join(key), matrix, recipe.weight_bits)
             node.replace_input_with(0, restored)
             node.replace_input_with(1, weights[key][0])
+            if flat:
+                _squeezed_behind(graph, node)
             done += 1
             saturating += can_saturate(weights[key][1], least, most)
     if recipe.embeddings:
@@ -172,6 +177,26 @@ def _divided(graph: ir.Graph, before: ir.Node, value: ir.Value, factors: Floats,
     node.name, node.outputs[0].name = f"{module_of(before)}/smooth", f"{value.name}_smoothed"
     graph.insert_before(before, node)
     return node.outputs[0]
+
+
+def _reshaped(graph: ir.Graph, operator: str, value: ir.Value, *, before: ir.Node) -> ir.Value:
+    """Return vectors of texts ``[batch, channels]`` as ``[batch, 1, channels]``, or back again.
+
+    ONNX Runtime makes a Gemm of a product of two matrices with a bias, and no integer product of that.
+    """
+    node = ir.node(operator, [value, _constant(graph, f"{value.name}_{operator.lower()}_axis", np.array([1]))])
+    node.name, node.outputs[0].name = f"{module_of(before)}/{operator}", f"{value.name}_{operator.lower()}"
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _squeezed_behind(graph: ir.Graph, node: ir.Node) -> None:
+    """Give the readers of a product ``[batch, 1, channels]`` the matrix that they had."""
+    readers = list(node.outputs[0].uses())
+    squeezed = _reshaped(graph, "Squeeze", node.outputs[0], before=readers[0][0])
+    for reader, place in readers:
+        reader.replace_input_with(place, squeezed)
+    node.outputs[0].shape = None
 
 
 def _through_bytes(graph: ir.Graph, before: ir.Node, value: ir.Value, scale: np.float32, zero: np.uint8) -> ir.Value:

@@ -3,6 +3,10 @@
 - **A GELU in pieces becomes one operator.** ``gelu_new`` of ALBERT and its relatives are eight nodes and more where the
   model spells them out. As one ``Gelu`` they are one kernel, which takes the bias before it along. The patterns are
   those of transformers, matched on operators and constants, never on names.
+- **A Gemm becomes a product and a sum.** ONNX Runtime computes one row by another kernel than several, so the float32
+  head of a classifier gave the last bit of a logit its neighbours. As a product it can be int8, which is exact.
+- **A sum over tokens becomes a product with the mask.** ONNX Runtime adds the tokens of one text in another order than
+  those of several; a product adds them in their order, and padding adds zeros.
 - **What depends on weights alone is computed here.** DeBERTa projects its table of relative positions in each layer
   anew, whatever the text. Left in the graph, every session would do it when it loads, and int8 would round it twice.
 
@@ -19,6 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
@@ -29,14 +34,85 @@ NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def simplify(model: ir.Model) -> dict[str, int]:
-    """Apply all rewrites in place; return how many GELUs became one operator, and how many constants were computed."""
-    return {"Gelu": fuse_gelu(model), "constants": compute_constants(model)}
+    """Apply all rewrites in place; return how many of each were done."""
+    return {
+        "Gelu": fuse_gelu(model),
+        "Gemm": part_gemm(model.graph),
+        "sums": sum_by_product(model.graph),
+        "constants": compute_constants(model),
+    }
 
 
 def fuse_gelu(model: ir.Model) -> int:
     """Make one ``Gelu`` of each that is in pieces, in place; return how many there were."""
     done: int = GELU_RULES.apply_to_model(model)
     return done
+
+
+def part_gemm(graph: ir.Graph) -> int:
+    """Make ``MatMul`` and ``Add`` of each ``Gemm`` with a constant matrix, in place; return how many there were."""
+    done = 0
+    for node in list(graph):
+        weight = node.inputs[1] if node.op_type == "Gemm" else None
+        settings = {"alpha": 1, "beta": 1, "transA": 0, "transB": 0}
+        settings |= {name: attribute.value for name, attribute in node.attributes.items()}
+        if weight is None or weight.const_value is None or [*settings.values()][:3] != [1, 1, 0]:
+            continue
+        if settings["transB"]:
+            weight = _weight(f"{weight.name}_turned", np.ascontiguousarray(weight.const_value.numpy().T))
+            graph.register_initializer(weight)
+        product = ir.node("MatMul", [node.inputs[0], weight])
+        total = ir.node("Add", [product.outputs[0], node.inputs[2]]) if len(node.inputs) > 2 else product
+        output = node.outputs[0]
+        product.outputs[0].name = f"{output.name}_product"
+        made_here = [product] if total is product else [product, total]
+        for made in made_here:
+            made.metadata_props.update(node.metadata_props)
+            made.outputs[0].type = output.type
+            made.outputs[0].shape = output.shape
+        graph.insert_before(node, made_here)
+        total.outputs[0].name = output.name
+        ir.convenience.replace_all_uses_with(output, total.outputs[0], replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        done += 1
+    for unused in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[unused]
+    return done
+
+
+def sum_by_product(graph: ir.Graph) -> int:
+    """Make a product of each sum over tokens of ``x[b, l, h] * w[b, l, 1]``, in place; return how many there were."""
+    done = 0
+    for node in list(graph):
+        maker = node.inputs[0].producer() if node.op_type == "ReduceSum" and node.inputs[0] is not None else None
+        axes = node.inputs[1].const_value if maker is not None and len(node.inputs) > 1 else None
+        keeps = node.attributes["keepdims"].value if "keepdims" in node.attributes else 1
+        if maker is None or maker.op_type != "Mul" or keeps or axes is None or axes.numpy().tolist() != [1]:
+            continue
+        weights = [value for value in maker.inputs if _ends_in_one(value)]
+        others = [value for value in maker.inputs if not _ends_in_one(value)]
+        if len(weights) != 1 or len(others) != 1:
+            continue
+        turned = ir.node("Transpose", [weights[0]], attributes={"perm": [0, 2, 1]})
+        product = ir.node("MatMul", [turned.outputs[0], others[0]])
+        total = ir.node("Squeeze", [product.outputs[0], node.inputs[1]])
+        output = node.outputs[0]
+        for made in (turned, product, total):
+            made.metadata_props.update(node.metadata_props)
+            made.outputs[0].name = f"{output.name}_{made.op_type.lower()}"
+        total.outputs[0].name, total.outputs[0].type, total.outputs[0].shape = output.name, output.type, output.shape
+        graph.insert_before(node, [turned, product, total])
+        ir.convenience.replace_all_uses_with(output, total.outputs[0], replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        if not maker.outputs[0].uses():
+            graph.remove(maker, safe=True)
+        done += 1
+    return done
+
+
+def _ends_in_one(value: ir.Value | None) -> bool:
+    """Return whether a value is ``[batch, length, 1]``."""
+    return value is not None and value.shape is not None and len(value.shape) == 3 and value.shape[2] == 1
 
 
 def compute_constants(model: ir.Model) -> int:
