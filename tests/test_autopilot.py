@@ -139,9 +139,8 @@ def uneven_checkpoint(tiny_checkpoint, tmp_path_factory) -> Path:
 
 def test_the_module_that_suffers_is_found_and_helped(make_bundle, uneven_checkpoint):
     told = open_bundle(make_bundle(uneven_checkpoint)).manifest.provenance["autopilot"]
-    worst, second = told["sensitivity"][:2]
+    worst = told["sensitivity"][0]
     assert worst["module"] == "bert.encoder.layer.0.attention.output.dense"
-    assert worst["error"] > 2 * second["error"]
     errors = {one["name"]: one["error"] for one in told["candidates"]}
     best = min(errors[method] for method in ("minmax", "percentile", "entropy"))
     (smooth,) = (error for name, error in errors.items() if name.endswith(", smoothed"))

@@ -105,7 +105,11 @@ def test_answers_are_those_of_the_transformers_pipeline(bundle, tiny_checkpoint,
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_int8_gives_the_same_bits_alone_in_a_batch_and_in_any_order(bundle, threads):
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_int8_gives_the_same_bits_alone_in_a_batch_and_in_any_order(
+    make_bundle, tiny_checkpoint, mean_checkpoint, pooling, threads
+):
+    bundle = make_bundle(tiny_checkpoint if pooling == "first" else mean_checkpoint)
     model = load(bundle, variant="int8", device="cpu", threads=threads)
     rows = model.encode(TEXTS[:32])
     together = model.run_batch(rows)

@@ -262,3 +262,61 @@ def test_what_depends_on_weights_alone_is_computed(tmp_path):
     np.testing.assert_allclose(got, 2 * np.e * np.array([1, 2]), rtol=1e-6)
     assert negative == -1
     assert rewrite.compute_constants(model) == 0
+
+
+class Head(torch.nn.Module):
+    """The mean of real tokens, and a linear layer on it, as heads have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 3)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        weights = mask[:, :, None]
+        return self.linear((hidden * weights).sum(1) / weights.sum(1))
+
+
+def test_a_head_becomes_products_that_need_no_neighbours(tmp_path):
+    torch.manual_seed(0)
+    module = Head().eval()
+    hidden, mask = torch.randn(3, 5, 8), torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    length = torch.export.Dim("length", min=2, max=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        model = torch.onnx.export(
+            module,
+            (hidden, mask),
+            dynamo=True,
+            opset_version=graph.OPSET,
+            verbose=False,
+            input_names=["hidden", "mask"],
+            dynamic_shapes=(
+                {0: torch.export.Dim("rows", min=2, max=9), 1: length},
+                {0: torch.export.Dim.AUTO, 1: length},
+            ),
+        ).model
+    before = Counter(node.op_type for node in model.graph)
+    assert (before["Gemm"], before["ReduceSum"], before["MatMul"]) == (1, 2, 0)
+    assert rewrite.simplify(model) == {"Gelu": 0, "Gemm": 1, "sums": 1, "constants": 0}
+    after = Counter(node.op_type for node in model.graph)
+    assert (after["Gemm"], after["ReduceSum"], after["MatMul"], after["Add"]) == (0, 1, 2, 1), (
+        "the count is a sum still"
+    )
+    assert {value.name for value in model.graph.initializers.values() if not value.uses()} == set()
+    graph.name_by_module(model.graph)
+    assert [node.name for node in nodes_of(model.graph, "MatMul")][-1] == "linear/MatMul"
+    ir.save(model, tmp_path / "head.onnx")
+    (got,) = create_session(tmp_path / "head.onnx").run(None, {"hidden": hidden.numpy(), "mask": mask.numpy()})
+    np.testing.assert_allclose(got, module(hidden, mask).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("changed", [{"alpha": 2.0}, {"beta": 0.5}, {"transA": 1}])
+def test_another_gemm_is_left_alone(changed):
+    x = ir.val("x", ir.DataType.FLOAT, (2, 2))
+    whole = ir.Graph([x], [], nodes=[], opset_imports={"": graph.OPSET})
+    matrix, bias = constant(whole, "matrix", 1.0), constant(whole, "bias", 1.0)
+    node = ir.node("Gemm", [x, matrix, bias], attributes=changed)
+    whole.append(node)
+    whole.outputs.append(node.outputs[0])
+    assert rewrite.part_gemm(whole) == 0
+    assert nodes_of(whole, "Gemm") == [node]
