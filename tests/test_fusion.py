@@ -148,7 +148,7 @@ def test_a_product_that_does_not_come_back_as_float32_at_once_is_said(bert, tmp_
         graph.insert_after(product, nodes)
 
     broken = changed(bert.int8, tmp_path / "broken.onnx", rounded)
-    said = "the int8 session has 11 MatMulIntegerToFloat where 12 are due, and 1 DequantizeLinear"
+    said = "the int8 session has 13 MatMulIntegerToFloat where 14 are due, and 1 DequantizeLinear"
     with pytest.raises(FusionError, match=said):
         fusion.check(bert.network, bert.fp32, broken)
     (warning,) = fusion.check(unknown(bert.network), bert.fp32, broken).warnings

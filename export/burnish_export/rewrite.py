@@ -61,16 +61,19 @@ def part_gemm(graph: ir.Graph) -> int:
         if settings["transB"]:
             weight = _weight(f"{weight.name}_turned", np.ascontiguousarray(weight.const_value.numpy().T))
             graph.register_initializer(weight)
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is None:  # the exporter drops zeros; with them the session can make a Gemm of it again
+            bias = _weight(f"{weight.name}_bias", np.zeros(weight.shape[1], dtype=np.float32))
+            graph.register_initializer(bias)
         product = ir.node("MatMul", [node.inputs[0], weight])
-        total = ir.node("Add", [product.outputs[0], node.inputs[2]]) if len(node.inputs) > 2 else product
+        total = ir.node("Add", [product.outputs[0], bias])
         output = node.outputs[0]
         product.outputs[0].name = f"{output.name}_product"
-        made_here = [product] if total is product else [product, total]
-        for made in made_here:
+        for made in (product, total):
             made.metadata_props.update(node.metadata_props)
             made.outputs[0].type = output.type
             made.outputs[0].shape = output.shape
-        graph.insert_before(node, made_here)
+        graph.insert_before(node, [product, total])
         total.outputs[0].name = output.name
         ir.convenience.replace_all_uses_with(output, total.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
