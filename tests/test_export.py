@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 import transformers
@@ -120,6 +121,19 @@ def test_int8_gives_the_same_bits_alone_in_a_batch_and_in_any_order(
     np.testing.assert_array_equal(model.run(rows), together)
     exact = load(bundle, variant="fp32", device="cpu").run_batch(rows)
     assert 1e-4 < np.abs(together - exact).max() < 0.2, "is it quantized?"
+
+
+def test_int8_gives_the_same_bits_in_a_session_with_default_options(bundle):
+    model = load(bundle, variant="int8", device="cpu", threads=1)
+    wanted = model.logits(TEXTS)
+    model.session = onnxruntime.InferenceSession(
+        bundle / "onnx" / "model_int8.onnx", providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_array_equal(model.logits(TEXTS), wanted)
+    nodes = onnx.load(bundle / "onnx" / "model_int8.onnx").graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    before = [makers[node.input[0]] for node in nodes if node.op_type == "LayerNormalization"]
+    assert set(before) == {"Sum"}, "an Add would be fused"
 
 
 # The bundle

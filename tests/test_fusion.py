@@ -118,7 +118,7 @@ def test_an_unknown_architecture_is_a_warning_although_nothing_is_in_pieces(bert
 
 def test_an_unknown_head_is_a_warning(bert):
     class BertForSomethingNew(type(bert.network.module)):
-        pass
+        """A head that nobody has listed."""
 
     module = copy.copy(bert.network.module)
     module.__class__ = BertForSomethingNew

@@ -202,7 +202,7 @@ def test_a_writer_that_fails_leaves_nothing_behind_and_keeps_an_older_file(tmp_p
     path = tmp_path / f"out{ending}"
     if older:
         path.write_text(older)
-    with pytest.raises(RuntimeError, match="halfway"), RowWriter(path) as writer:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="halfway"), RowWriter(path) as writer:  # noqa: PT012  # a part is written first
         writer.write([{"text": "a"}] * written)
         raise RuntimeError("halfway")
     assert [file.read_text() for file in tmp_path.iterdir()] == ([older] if older else [])

@@ -168,7 +168,7 @@ def _try(
         try:
             with _quiet(runtime):
                 session.run(None, inputs, options)
-        except Exception as error:
+        except Exception as error:  # the runtime raises many kinds
             raise DeviceError(_cause(provider, error)) from error
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = count_nodes(events)

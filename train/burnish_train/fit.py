@@ -69,7 +69,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     last = prepare(work, config, splits, resume=resume, overwrite=overwrite)
     try:
         return _run(config, work, splits, last, started, say, cuda=cuda, bf16=bf16)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too
         saved = get_last_checkpoint(str(work)) if work.is_dir() else None
         if saved is None and isinstance(error, InputError):  # nothing to go on from
             shutil.rmtree(work, ignore_errors=True)
