@@ -59,7 +59,7 @@ def ours(bundle: str | None) -> None:
         out = WORK / f"answers-{name}.jsonl"
         burnish("predict", folder, ROWS, "--variant", name, "--device", "cpu", "--top-k", "all", "--out", out)
         model = load(folder, variant=name, device="cpu")
-        expected["ids"] = [[int(number) for number in row.ids] for row in model.encode(texts)]
+        expected["ids"] = [[int(number) for number in row.windows[0].ids] for row in model.encode(texts)]
         variant = manifest.variants[name]
         expected["variants"][name] = {
             "file": variant.file,

@@ -102,7 +102,6 @@ def main(folder: Path = FOLDER) -> None:
     manifest = Manifest(
         task="text-classification",
         labels=LABELS,
-        problem_type="single_label_classification",
         max_length=MAX_LENGTH,
         pad_token_id=vocabulary["[PAD]"],
         inputs=INPUTS,
@@ -200,11 +199,11 @@ def graph(variant: str) -> onnx.ModelProto:
 def golden_outputs(folder: Path, file: str) -> np.ndarray:
     """Return the logits of the golden rows as ONNX Runtime computes them, all in one batch."""
     encoded = TextEncoder(folder / "tokenizer.json", MAX_LENGTH)([(row["text"],) for row in GOLDEN_ROWS])
-    ids = [row.ids for row in encoded]
+    ids = [row.ids for (row,) in encoded]
     arrays = {
         "input_ids": pad(ids, 0),
         "attention_mask": mask(ids),
-        "token_type_ids": pad([row.type_ids for row in encoded], 0),
+        "token_type_ids": pad([row.type_ids for (row,) in encoded], 0),
     }
     session = onnxruntime.InferenceSession(str(folder / file), providers=["CPUExecutionProvider"])
     return session.run(["logits"], arrays)[0]

@@ -47,7 +47,6 @@ def runner(name: str, log: list[tuple[str, tuple[int, ...]]]) -> Runner:
     return Runner(
         task=TASK,
         labels=("negative", "positive"),
-        problem_type="single_label_classification",
         encoder=TextEncoder(TINY / "tokenizer.json", 16),
         session=Session(name, log),
         inputs=("input_ids", "attention_mask"),
@@ -255,7 +254,7 @@ def test_golden_rows_are_needed_where_no_others_are_given() -> None:
 
 def test_a_random_batch_has_only_tokens_of_real_rows() -> None:
     ids = np.array([3, 5, 8], dtype=np.int64)
-    batch = random_batch([Encoded(ids, ids, False)], 4, 7)
+    batch = random_batch([Asked({}, (), (Encoded(ids, ids, False),))], 4, 7)
     assert [row.ids.shape for row in batch] == [(7,)] * 4
     assert {int(token) for row in batch for token in row.ids} <= {3, 5, 8}
     assert not any(row.type_ids.any() for row in batch)

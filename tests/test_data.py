@@ -51,10 +51,10 @@ def write(path: Path, rows: list[dict]) -> Path:
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_every_format_gives_the_same_splits_and_the_same_hash(tmp_path, ending):
     splits = read(write(tmp_path / f"rows{ending}", ROWS), dev=write(tmp_path / f"dev{ending}", ROWS[:3]))
-    assert [(row.text, row.label) for row in splits.train] == [(row["text"], row["label"]) for row in ROWS]
-    assert [row.text for row in splits.dev] == [row["text"] for row in ROWS[:3]]
+    assert [(row.texts[0], row.label) for row in splits.train] == [(row["text"], row["label"]) for row in ROWS]
+    assert [row.texts[0] for row in splits.dev] == [row["text"] for row in ROWS[:3]]
     assert splits.test == []
-    assert splits.labels == LABELS
+    assert splits.names == LABELS
     digest = hashlib.sha256()
     for row in ROWS:
         digest.update((json.dumps([row["text"], row["label"]], ensure_ascii=False) + "\n").encode())
@@ -69,8 +69,8 @@ def test_every_format_gives_the_same_splits_and_the_same_hash(tmp_path, ending):
 def test_columns_are_named_by_settings_and_whole_numbers_are_labels(tmp_path):
     rows = [{"label": "wrong", "sentence": row["text"], "class": LABELS.index(row["label"])} for row in ROWS]
     splits = read(write_rows(tmp_path / "a.jsonl", rows), text_column="sentence", label_column="class")
-    assert splits.labels == ("0", "1", "2")
-    assert {row.text for row in splits.train + splits.dev} == {row["text"] for row in ROWS}
+    assert splits.names == ("0", "1", "2")
+    assert {row.texts[0] for row in splits.train + splits.dev} == {row["text"] for row in ROWS}
 
 
 @pytest.mark.parametrize("name", ["intents", "intents.v2"])
@@ -80,11 +80,11 @@ def test_a_dataset_folder_is_read_like_one_of_the_hub(tmp_path, name):
     for split, some in (("train", ROWS[:40]), ("validation", ROWS[40:50]), ("test", ROWS[50:])):
         write_rows(folder / f"{split}.jsonl", some)
     splits = read(folder, dev=folder, test=folder)
-    assert [row.text for row in splits.train] == [row["text"] for row in ROWS[:40]]
-    assert [row.text for row in splits.dev] == [row["text"] for row in ROWS[40:50]]
-    assert [row.text for row in splits.test] == [row["text"] for row in ROWS[50:]]
+    assert [row.texts[0] for row in splits.train] == [row["text"] for row in ROWS[:40]]
+    assert [row.texts[0] for row in splits.dev] == [row["text"] for row in ROWS[40:50]]
+    assert [row.texts[0] for row in splits.test] == [row["text"] for row in ROWS[50:]]
     named = read(f"{folder}@test")
-    assert {row.text for row in named.train + named.dev} == {row["text"] for row in ROWS[50:]}
+    assert {row.texts[0] for row in named.train + named.dev} == {row["text"] for row in ROWS[50:]}
 
 
 def test_class_numbers_of_a_dataset_become_their_names(tmp_path):
@@ -111,19 +111,24 @@ def test_dev_is_the_same_for_a_seed_and_another_for_another(tmp_path):
     assert first.sources["train"]["rows_left"] == 54
 
 
-examples = st.builds(Example, text=st.text("ab", min_size=1, max_size=3), label=st.sampled_from("xyz"))
+def example(text, label):
+    """Return a labelled row as reading makes it."""
+    return Example({"text": text}, (text,), label, label)
+
+
+examples = st.builds(example, st.text("ab", min_size=1, max_size=3), st.sampled_from("xyz"))
 
 
 @given(st.lists(examples, max_size=40), st.floats(0, 0.9), st.integers(0, 2**31))
 def test_the_cut_leaks_no_text_loses_no_row_and_keeps_the_order(rows, fraction, seed):
     train, dev = cut_dev(rows, fraction, seed)
-    assert not {row.text for row in train} & {row.text for row in dev}
+    assert not {row.texts[0] for row in train} & {row.texts[0] for row in dev}
     assert collections.Counter(train) + collections.Counter(dev) == collections.Counter(rows)
     for part in (train, dev):
         kept = iter(rows)
         assert all(any(row is other for other in kept) for row in part)
     assert {row.label for row in rows} == {row.label for row in train} or any(
-        len({row.label for row in rows if row.text == text}) > 1 for text in {row.text for row in rows}
+        len({row.label for row in rows if row.texts[0] == text}) > 1 for text in {row.texts[0] for row in rows}
     )
     assert cut_dev(rows, fraction, seed) == (train, dev)
 
@@ -134,7 +139,7 @@ def test_the_cut_leaks_no_text_loses_no_row_and_keeps_the_order(rows, fraction, 
     st.integers(0, 100),
 )
 def test_each_label_gives_its_share_and_keeps_a_row_to_learn_from(counts, fraction, seed):
-    rows = [Example(f"{label} {i}", label) for label, count in counts.items() for i in range(count)]
+    rows = [example(f"{label} {i}", label) for label, count in counts.items() for i in range(count)]
     train, dev = cut_dev(rows, fraction, seed)
     for label, count in counts.items():
         left, cut = (sum(row.label == label for row in part) for part in (train, dev))
@@ -175,7 +180,7 @@ def test_empty_texts_are_left_out_and_reported_with_their_line(tmp_path):
     rows = [*ROWS[:3], {"text": "", "label": "music"}, {"text": " \t", "label": "rare"}, *ROWS[3:]]
     path = write_rows(tmp_path / "a.jsonl", rows)
     splits = read(path)
-    assert splits.labels == LABELS
+    assert splits.names == LABELS
     assert len(splits.train) + len(splits.dev) == 60
     assert splits.warnings == (f"{path}: 2 rows with an empty text left out (line 4 first)",)
 

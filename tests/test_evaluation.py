@@ -80,12 +80,12 @@ def test_the_bootstrap_finds_the_spread_of_a_score(tiny_model, labelled):
 def test_labels_that_are_no_text_are_compared_as_text(labelled, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a", "label": 1}\n')
-    assert read_labelled(str(path), TASK, ("0", "1"))[0].label == "1"
+    assert read_labelled(str(path), TASK, ("0", "1"))[0].right == "1"
 
 
 def test_other_columns_may_hold_text_and_label(labelled):
     (example,) = labelled([{"body": "great", "stars": "positive"}], text_column="body", label_column="stars")
-    assert (example.asked, example.label) == ({"text": "great"}, "positive")
+    assert (example.asked, example.right) == ({"text": "great"}, "positive")
 
 
 @pytest.mark.parametrize(

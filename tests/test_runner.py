@@ -38,7 +38,6 @@ def make_runner(tiny_bundle, session, **changes) -> Runner:
         **{
             "task": TASKS["text-classification"],
             "labels": ("few", "many"),
-            "problem_type": "single_label_classification",
             "encoder": TextEncoder(tiny_bundle / "tokenizer.json", 16),
             "session": session,
             "inputs": ("input_ids", "attention_mask"),
@@ -65,7 +64,7 @@ def test_any_split_into_batches_gives_each_row_the_answer_it_has_alone(tiny_mode
 
 
 def make_runner_like(model: Runner, max_batch_tokens: int) -> Runner:
-    names = ("task", "labels", "problem_type", "encoder", "session", "inputs", "pad_token_id", "variant")
+    names = ("task", "labels", "encoder", "session", "inputs", "pad_token_id", "variant")
     return Runner(**{name: getattr(model, name) for name in names}, max_batch_tokens=max_batch_tokens)
 
 
@@ -156,7 +155,7 @@ def test_rows_without_text_are_said_by_number(tiny_model, rows, said):
 
 
 def test_a_task_of_pairs_reads_two_columns(tiny_bundle):
-    task = dataclasses.replace(TASKS["text-classification"], text_columns=("first", "second"))
+    task = dataclasses.replace(TASKS["text-classification"], columns=(("first", "second"),))
     session = TokenCounter()
     model = make_runner(tiny_bundle, session, task=task, inputs=("attention_mask", "token_type_ids"))
     model([{"first": "great film", "second": "dull"}])
@@ -271,7 +270,6 @@ def pipeline():
         num_attention_heads=1,
         intermediate_size=8,
         id2label={0: "negative", 1: "positive"},
-        problem_type="single_label_classification",
     )
     return lambda tokenizer: TextClassificationPipeline(
         model=BertForSequenceClassification(config).eval(), tokenizer=tokenizer, device="cpu"

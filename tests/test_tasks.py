@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from burnish_serve import TASKS
 from burnish_serve.errors import InputError
-from burnish_serve.tasks import task_named
-from burnish_serve.tasks.text_classification import decode, score
+from burnish_serve.tasks import Reading, task_named
+from burnish_serve.tasks.text_classification import score as score_answers
 
 LABELS = ("a", "b", "c", "d")
 ONE, SEVERAL = "single_label_classification", "multi_label_classification"
@@ -22,26 +22,50 @@ logits_of_rows = arrays(
 )
 
 
+def decode(logits, labels, problem_type, top_k):
+    """Return the answers of the task for a kind of problem, always as lists."""
+    (task,) = (task for task in TASKS.values() if task.problem_type == problem_type)
+    answers = task.decode([], logits, Reading(labels=tuple(labels)), top_k=top_k)
+    return [[answer] for answer in answers] if top_k == 1 else answers
+
+
+def score(right, predicted, labels):
+    """Return the metrics of predicted labels."""
+    return score_answers(right, [{"label": label, "score": 1.0} for label in predicted], Reading(labels=labels))
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task(name):
     task = TASKS[name]
     assert task.name == name == task_named(name).name
     assert task.head
-    assert task.text_columns
-    assert task.label_column not in task.text_columns
+    assert task.pipeline
     assert task.outputs
+    for columns in task.columns:
+        assert task.label_column not in columns
+        assert task.label_column_of(dict.fromkeys(columns)) not in columns
+
+
+@pytest.mark.parametrize("name", ["text-classification", "multi-label-classification"])
+def test_tasks_with_scores_of_labels(name):
+    task = TASKS[name]
     logits = np.random.default_rng(0).normal(size=(6, len(LABELS))).astype(np.float32)
     for top_k, count in ((1, 1), (2, 2), (None, len(LABELS)), (99, len(LABELS))):
-        ranked = task.decode(logits, LABELS, ONE, top_k)
+        ranked = task.decode([], logits, Reading(labels=LABELS), top_k=top_k)
+        ranked = [[answer] for answer in ranked] if top_k == 1 else ranked
         assert [len(answers) for answers in ranked] == [count] * 6
         for answers in ranked:
             assert [set(answer) for answer in answers] == [{"label", "score"}] * count
             scores = [answer["score"] for answer in answers]
             assert scores == sorted(scores, reverse=True)
             assert {type(value) for value in scores} == {float}
-    metrics = task.score(list(LABELS), list(LABELS), LABELS)
-    assert metrics[task.metric] == 1
-    assert task.score(list(LABELS), list(reversed(LABELS)), LABELS)[task.metric] < 1
+
+
+def test_one_label_is_scored_by_its_share():
+    task = TASKS["text-classification"]
+    answers = [{"label": label, "score": 0.5} for label in LABELS]
+    assert task.score(list(LABELS), answers, Reading(labels=LABELS))[task.metric] == 1
+    assert task.score(list(LABELS), answers[::-1], Reading(labels=LABELS))[task.metric] == 0
 
 
 def test_an_unknown_task_names_those_there_are():

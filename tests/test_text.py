@@ -36,7 +36,7 @@ def transformers_tokenizer(path):
 
 
 def encode(path, max_length, *rows):
-    return TextEncoder(path, max_length)(list(rows))
+    return [row for (row,) in TextEncoder(path, max_length)(list(rows))]
 
 
 @given(rows=st.lists(texts, max_size=5), max_length=st.integers(3, 20))

@@ -19,8 +19,7 @@ import numpy as np
 from burnish_bench.config import BenchConfig
 from burnish_bench.workload import random_batch
 from burnish_serve.runner import Runner, model_inputs
-from burnish_serve.tasks import Answer, Row
-from burnish_serve.text import Encoded
+from burnish_serve.tasks import Answer, Encoded, Row
 from burnish_serve.timing import Estimate, Latency, Samples, Throughput, interleave, latency, speedup, throughput
 
 

@@ -125,7 +125,7 @@ def _about_rows(workload: Workload, model: Runner) -> dict[str, Any]:
         "distinct": workload.distinct,
         "texts": len(workload.rows),
         "cut": workload.cut,
-        "mean_tokens": round(sum(len(row.ids) for row in encoded) / len(encoded), 1),
+        "mean_tokens": round(sum(row.tokens for row in encoded) / len(encoded), 1),
         "max_length": model.encoder.max_length,
         "truncated": sum(row.truncated for row in encoded),
     }

@@ -15,8 +15,7 @@ import numpy as np
 from burnish_serve.bundle import Bundle
 from burnish_serve.errors import InputError
 from burnish_serve.rows import read_rows
-from burnish_serve.tasks import Row, Task
-from burnish_serve.text import Encoded
+from burnish_serve.tasks import Asked, Encoded, Row, Task
 
 # Golden rows are a handful: repeated to this many texts, a call is long enough to fill several batches.
 GOLDEN_TEXTS = 256
@@ -49,7 +48,7 @@ def read_workload(path: str, task: Task, *, max_rows: int, text_column: str = "t
         InputError: the file is missing, cannot be read, lacks the column, or has no rows.
     """
     first = itertools.islice(read_rows(path), max_rows + 1)
-    rows: list[Row] = [task.texts(row, text_column, f"{path}:{number}") for number, row in first]
+    rows: list[Row] = [task.asked(row, f"{path}:{number}", text_column) for number, row in first]
     if not rows:
         raise InputError(f"{path} has no rows")
     kept = tuple(rows[:max_rows])
@@ -69,7 +68,7 @@ def golden_workload(bundle: Bundle) -> Workload:
     return Workload(source="golden rows", rows=rows, distinct=len(golden))
 
 
-def random_batch(encoded: Sequence[Encoded], batch_size: int, length: int) -> list[Encoded]:
+def random_batch(encoded: Sequence[Asked], batch_size: int, length: int) -> list[Encoded]:
     """Return rows of random tokens, ids ``[length]`` each, drawn from those of real rows so that all are in the model.
 
     Args:
@@ -77,7 +76,7 @@ def random_batch(encoded: Sequence[Encoded], batch_size: int, length: int) -> li
         batch_size: how many rows.
         length: tokens of a row.
     """
-    known = np.concatenate([row.ids for row in encoded])
+    known = np.concatenate([window.ids for row in encoded for window in row.windows])
     random = np.random.default_rng(0)
     types = np.zeros(length, dtype=np.int64)
     return [Encoded(random.choice(known, length), types, False) for _ in range(batch_size)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from burnish_serve import Runner, load, open_bundle
-from burnish_serve.text import Encoded
+from burnish_serve.tasks import Asked
 
 TINY = Path(__file__).parents[2] / "tests" / "tiny_bundle"
 NUM_ROWS = 256
@@ -44,6 +44,6 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def encoded(model: Runner, rows: list[dict[str, Any]]) -> list[Encoded]:
+def encoded(model: Runner, rows: list[dict[str, Any]]) -> list[Asked]:
     """Return the token ids of the rows."""
     return model.encode(rows)

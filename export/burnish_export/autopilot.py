@@ -26,7 +26,7 @@ from burnish_export.evidence import Workshop
 from burnish_export.quantize import Recipe
 from burnish_serve.runner import Runner
 from burnish_serve.session import create_session
-from burnish_serve.tasks import Logits
+from burnish_serve.tasks import Asked, Logits, Outputs
 from burnish_serve.timing import PAUSE, interleave
 
 # int8 must be this many times as fast as float32, alone or in batches, to be worth its difference.
@@ -117,7 +117,8 @@ class Autopilot:
         self.runners: dict[str, Runner] = {}
         self.candidates: list[Candidate] = []
         self.labelled, self.rows, self.wanted = workshop.sample()
-        self.reference = workshop.score(self.labelled, self.wanted)
+        self.answers = workshop.reference.decode(self.rows, self.wanted)
+        self.reference = workshop.score(self.labelled, self.answers)
 
     def search(self, max_drop: float) -> Outcome:
         """Try the path, measure all that was tried, and return it."""
@@ -156,14 +157,15 @@ class Autopilot:
 
     def _add(self, name: str, recipe: Recipe | None, path: Path, saturating: int) -> Candidate:
         runner = self.workshop.runner(create_session(path), name)
-        logits = runner.run(self.rows)
+        outputs = runner.outputs(self.rows)
+        answers = runner.decode(self.rows, outputs)
         candidate = Candidate(
             name=name,
             recipe=recipe,
             size=path.stat().st_size,
-            score=self.workshop.score(self.labelled, logits),
-            error=_error(logits, self.wanted),
-            label_changes=int((logits.argmax(-1) != self.wanted.argmax(-1)).sum()),
+            score=self.workshop.score(self.labelled, answers),
+            error=_error(outputs, self.wanted),
+            label_changes=self.workshop.changes(answers, self.answers),
             saturating=saturating,
         )
         self.runners[name] = runner
@@ -182,13 +184,13 @@ class Autopilot:
             kept = tuple(other for other in modules if other != module)
             alone = dataclasses.replace(recipe, kept=kept, embeddings=module == EMBEDDINGS)
             quantize.quantize_static(self.workshop.fp32, self.observed, alone, path)
-            found[module] = _error(self.workshop.runner(create_session(path), module).run(rows), wanted)
+            found[module] = _error(self.workshop.runner(create_session(path), module).outputs(rows), wanted)
         self.say(f"  tried each of {len(modules)} modules alone")
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
     def _timed(self) -> list[Candidate]:
         """Return the candidates with their times, measured in turns."""
-        order = np.argsort([len(row.ids) for row in self.rows], kind="stable")
+        order = np.argsort([row.tokens for row in self.rows], kind="stable")
         some = [self.rows[i] for i in order[np.linspace(0, len(order) - 1, LATENCY_TEXTS).astype(int)]]
         many, _ = _within(self.rows, self.wanted, THROUGHPUT_TOKENS)
         alone = {name: _one_by_one(runner, some) for name, runner in self.runners.items()}
@@ -240,13 +242,21 @@ def module_names(path: Path) -> list[str]:
     return list(dict.fromkeys(group_name(nodes) for nodes in product_inputs(ir.load(path).graph).values()))
 
 
-def _error(logits: Logits, wanted: Logits) -> float:
-    return float(np.mean((logits - wanted) ** 2) / max(float(np.var(wanted)), 1e-12))
+def _error(outputs: Outputs, wanted: Outputs) -> float:
+    ours, right = _flat(outputs), _flat(wanted)
+    return float(np.mean((ours - right) ** 2) / max(float(np.var(right)), 1e-12))
 
 
-def _within(rows: Sequence[Any], wanted: Logits, tokens: int) -> tuple[list[Any], Logits]:
+def _flat(outputs: Outputs) -> Logits:
+    """Return all numbers of some outputs in one row."""
+    if isinstance(outputs, np.ndarray):
+        return outputs.ravel()
+    return np.concatenate([window.ravel() for row in outputs for window in row])
+
+
+def _within(rows: Sequence[Asked], wanted: Outputs, tokens: int) -> tuple[list[Asked], Outputs]:
     """Return the first rows that have so many tokens together, one at least."""
-    total = np.cumsum([len(row.ids) for row in rows])
+    total = np.cumsum([row.tokens for row in rows])
     count = max(1, int(np.searchsorted(total, tokens, side="right")))
     return list(rows[:count]), wanted[:count]
 
@@ -254,10 +264,10 @@ def _within(rows: Sequence[Any], wanted: Logits, tokens: int) -> tuple[list[Any]
 def _one_by_one(runner: Runner, rows: Sequence[Any]) -> Callable[[], None]:
     def call() -> None:
         for row in rows:
-            runner.run_batch([row])
+            runner.outputs([row])
 
     return call
 
 
 def _all(runner: Runner, rows: Sequence[Any]) -> Callable[[], object]:
-    return lambda: runner.run(rows)
+    return lambda: runner.outputs(rows)

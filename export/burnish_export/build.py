@@ -19,16 +19,16 @@ import transformers
 from burnish_export import card, fusion, graph, proof
 from burnish_export.choose import choose
 from burnish_export.config import ExportConfig
-from burnish_export.evidence import Made, Workshop, read_evidence
+from burnish_export.evidence import Made, Workshop, read_evidence, windows
 from burnish_export.manifest import make_manifest
 from burnish_export.source import read_source, reference_runner
 from burnish_export.tokenizer import write_config, write_tokenizer
 from burnish_export.variants import FILES
 from burnish_serve.bundle import MANIFEST, Manifest, describe_file, is_bundle
 from burnish_serve.errors import InputError
+from burnish_serve.runner import encoder_for
 from burnish_serve.session import PROVIDERS, create_session
 from burnish_serve.signature import sign
-from burnish_serve.text import TextEncoder
 
 
 def export(config: ExportConfig, *, overwrite: bool = False, log: Callable[[str], None] | None = None) -> Manifest:
@@ -73,12 +73,13 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
     network = source.network
     write_tokenizer(source, work)
     write_config(source, work)
-    encoder = TextEncoder(work / "tokenizer.json", network.max_length)
+    encoder = encoder_for(source.task, work / "tokenizer.json", network.max_length, source.stride)
     reference = reference_runner(source, encoder)
-    rows = read_evidence(config, source, encoder)
+    rows = read_evidence(config, source, reference)
     say(f"exporting {config.checkpoint}: {source.task.name}, {len(source.labels)} labels, {network.max_length} tokens")
     graph.to_onnx(network, work / FILES["fp32"])
-    cases = proof.make_cases(reference.session, network, rows.any)
+    cases = proof.make_cases(reference.session, network, windows(rows.any))
+    wanted = reference.outputs(rows.evaluation)
     workshop = Workshop(
         source=source,
         work=work,
@@ -86,7 +87,8 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
         fp32=work / FILES["fp32"],
         reference=reference,
         evidence=rows,
-        wanted=reference.run(rows.evaluation),
+        wanted=wanted,
+        answers=reference.decode(rows.evaluation, wanted),
     )
     workshop.folder.mkdir()
     made: dict[str, Made] = {}
@@ -102,7 +104,7 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
 
     prove("fp32")
     fusion.check(network, workshop.fp32)  # before the long part
-    reference_score = workshop.score(rows.labelled, workshop.wanted)
+    reference_score = workshop.score(rows.labelled, workshop.answers)
     decision = choose(config, workshop, prove, reference_score, say)
     shutil.rmtree(workshop.folder)
     report = fusion.check(network, workshop.fp32, workshop.path(FILES["int8"]) if "int8" in made else None)
@@ -124,13 +126,15 @@ def _prove(name: str, workshop: Workshop, cases: Sequence[proof.Case]) -> Made:
     network, rows = workshop.source.network, workshop.evidence
     runner = workshop.runner(create_session(workshop.path(FILES[name])), name)
     result = proof.prove(cases, runner.session, network.outputs, name, exact=name == "fp32")
-    logits = runner.run(rows.evaluation)
-    some = rows.any or runner.encode(rows.golden)
+    outputs = runner.outputs(rows.evaluation)
+    answers = runner.decode(rows.evaluation, outputs)
+    some = windows(rows.any or runner.encode(rows.golden))
     return Made(
         runner=runner,
         proof=result,
-        logits=logits,
-        score=workshop.score(rows.labelled, logits),
+        outputs=outputs,
+        answers=answers,
+        score=workshop.score(rows.labelled, answers),
         batch_invariant=proof.is_batch_invariant(runner.session, network, some, exact=name.startswith("int8")),
     )
 

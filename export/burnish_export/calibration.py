@@ -28,7 +28,7 @@ from burnish_export.network import Network
 from burnish_serve import batching
 from burnish_serve.runner import MAX_BATCH_TOKENS
 from burnish_serve.session import create_session
-from burnish_serve.text import Encoded
+from burnish_serve.tasks import Encoded
 
 METHODS = ("minmax", "percentile", "entropy")
 OUTSIDE = 1e-4

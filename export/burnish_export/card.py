@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +27,24 @@ def render(manifest: Manifest, source: Source) -> str:
     metric = source.task.metric
     lines = [
         "---",
-        f"pipeline_tag: {manifest.task}",
+        f"pipeline_tag: {source.task.pipeline}",
         "library_name: burnish",
         "tags: [onnx, onnxruntime, burnish]",
         "---",
         "",
-        f"# {manifest.task}: {len(manifest.labels)} labels",
+        f"# {manifest.task}" + (f": {len(manifest.labels)} labels" if labels else ""),
         "",
         f"Base model: `{about['base_model']}` ({about['architecture']['model_type']}).",
         f"Fine-tuned and exported with Burnish {about['versions']['burnish']}.",
         "",
-        f"Labels: {labels}.",
-        "",
+        *([f"Labels: {labels}.", ""] if labels else []),
         "## Use",
         "",
         "```python",
         "from burnish_serve import load",
         "",
         'model = load("path/to/this/folder")',
-        f"model({[next(iter(row.values())) for row in manifest.golden_rows[:2]]!r})",
+        f"model({_plain(manifest.golden_rows[:2])!r})",
         "```",
         "",
         "## Variants",
@@ -121,6 +120,11 @@ def draw(outcome: Outcome, chosen: Mapping[str, Candidate], metric: str, path: P
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False, handlelength=0)
     figure.savefig(path, metadata={"Software": None}, bbox_inches="tight")
     pyplot.close(figure)
+
+
+def _plain(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return rows as a user would write them: texts where there is nothing else."""
+    return [row["text"] if set(row) == {"text"} else dict(row) for row in rows]
 
 
 def _height(candidate: Candidate) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from burnish_export import calibration, half, quantize
 from burnish_export.autopilot import WORTH, Autopilot, Candidate, Outcome, rank, times_faster
 from burnish_export.config import ExportConfig
-from burnish_export.evidence import Made, Workshop
+from burnish_export.evidence import Made, Workshop, windows
 from burnish_export.variants import FILES
 from burnish_serve.errors import InputError, ProofError, QualityGateError
 from burnish_serve.session import PROVIDERS, probe
@@ -92,7 +92,7 @@ def _integers(config: ExportConfig, workshop: Workshop, prove: Prove, reference:
             raise InputError(f"int8 needs rows to set its ranges: give --calibrate F ({config.checkpoint} brings none)")
         missing = "there were no rows to calibrate int8 on, so the bundle holds float32 alone"
         return Decision(defaults=float32, because="no int8 could be made", warnings=(missing,))
-    observed = calibration.observe(workshop.fp32, workshop.source.network, rows, workshop.folder)
+    observed = calibration.observe(workshop.fp32, workshop.source.network, windows(rows), workshop.folder)
     if not observed:
         if config.precision == "int8":
             raise InputError(f"{config.checkpoint} has no products with constant weights that int8 could speed up")

@@ -43,7 +43,10 @@ class ExportConfig:
     )
     max_length: int | None = setting("tokens of a text at the most; as trained by default", default=None, minimum=3)
     text_column: str = setting("column that holds the text", default="text")
-    label_column: str = setting("column that holds the label", default="label")
+    label_column: str | None = setting(
+        "column that holds what is right; the task's own (label, labels, score, tags …) where none is given",
+        default=None,
+    )
     sign_key: Path | None = setting("private key (PEM) that signs the bundle", default=None)
 
     def __post_init__(self) -> None:

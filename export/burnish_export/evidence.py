@@ -18,12 +18,11 @@ from burnish_serve.evaluation import Labelled, read_labelled
 from burnish_serve.rows import read_rows
 from burnish_serve.runner import Runner
 from burnish_serve.session import Session
-from burnish_serve.tasks import Logits
-from burnish_serve.text import Encoded, TextEncoder
+from burnish_serve.tasks import Answer, Asked, Encoded, Outputs
 
 CALIBRATION_ROWS = 10_000
 GOLDEN_ROWS = 8
-FALLBACK_TEXTS = (("a short text",), ("Another text, somewhat longer than the first one.",), ("?",))
+FALLBACK_TEXTS = ("a short text", "Another text, somewhat longer than the first one.", "?")
 
 
 # The autopilot tries each candidate on so many tokens of the evaluation rows; the variants are scored on all of them.
@@ -36,8 +35,10 @@ class Made:
 
     runner: Runner
     proof: Proof
-    logits: Logits
+    outputs: Outputs
     """Of the evaluation rows."""
+    answers: list[Answer]
+    """To the evaluation rows."""
     score: float | None
     batch_invariant: bool
 
@@ -47,44 +48,52 @@ class Evidence:
     """The rows that an export works with."""
 
     labelled: list[Labelled]
-    evaluation: list[Encoded]
-    calibration: list[Encoded]
+    evaluation: list[Asked]
+    calibration: list[Asked]
     golden: tuple[dict[str, Any], ...]
 
     @property
-    def any(self) -> list[Encoded]:
+    def any(self) -> list[Asked]:
         """Whatever real rows there are."""
         return self.evaluation or self.calibration
 
 
-def read_evidence(config: ExportConfig, source: Source, encoder: TextEncoder) -> Evidence:
+def read_evidence(config: ExportConfig, source: Source, reference: Runner) -> Evidence:
     """Return evaluation, calibration and golden rows, from the flags or from the checkpoint's own files."""
 
     def own(name: str) -> str | None:
         path = source.folder / name if source.folder else None
         return str(path) if path and path.is_file() and path.stat().st_size else None
 
-    columns = {"text_column": config.text_column, "label_column": config.label_column}
-    evaluation = (config.eval, columns) if config.eval else (own("dev.jsonl"), {})
-    labelled = read_labelled(evaluation[0], source.task, source.labels, **evaluation[1]) if evaluation[0] else []
+    evaluation = config.eval or own("dev.jsonl")
+    columns = (config.text_column, config.label_column) if config.eval else ("text", None)
+    labelled = (
+        read_labelled(evaluation, source.task, source.labels, text_column=columns[0], label_column=columns[1])
+        if evaluation
+        else []
+    )
     calibration = config.calibrate or own("calibration.jsonl")
-    column = config.text_column if config.calibrate else source.task.text_columns[0]
-    texts: list[tuple[str, ...]] = []
+    column = config.text_column if config.calibrate else "text"
+    rows: list[dict[str, Any]] = []
     for number, row in read_rows(calibration) if calibration else []:
-        texts.append(tuple(source.task.texts(row, column, f"{calibration}:{number}").values()))
-        if len(texts) == CALIBRATION_ROWS:
+        rows.append(source.task.asked(row, f"{calibration}:{number}", column))
+        if len(rows) == CALIBRATION_ROWS:
             break
-    if calibration and not texts:
+    if calibration and not rows:
         raise InputError(f"{calibration} has no rows")
-    names = source.task.text_columns
-    golden = [example.asked for example in labelled]
-    golden = golden or [dict(zip(names, text, strict=True)) for text in texts or FALLBACK_TEXTS]
+    fallback = [dict.fromkeys(source.task.columns[-1], text) for text in FALLBACK_TEXTS]
+    golden = [example.asked for example in labelled] or rows or fallback
     return Evidence(
         labelled=labelled,
-        evaluation=encoder([tuple(example.asked.values()) for example in labelled]) if labelled else [],
-        calibration=encoder(texts) if texts else [],
+        evaluation=reference.encode([example.asked for example in labelled]),
+        calibration=reference.encode(rows),
         golden=tuple(golden[:GOLDEN_ROWS]),
     )
+
+
+def windows(asked: Sequence[Asked]) -> list[Encoded]:
+    """Return what the model reads of rows."""
+    return [window for row in asked for window in row.windows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +108,10 @@ class Workshop:
     fp32: Path
     reference: Runner
     evidence: Evidence
-    wanted: Logits
-    """PyTorch's, of the evaluation rows."""
+    wanted: Outputs
+    """PyTorch's outputs of the evaluation rows."""
+    answers: list[Answer]
+    """PyTorch's answers to them."""
 
     @property
     def metric(self) -> str:
@@ -116,7 +127,7 @@ class Workshop:
         return Runner(
             task=self.source.task,
             labels=self.source.labels,
-            problem_type=self.source.problem_type,
+            decoding=self.source.decoding,
             encoder=self.reference.encoder,
             session=session,
             inputs=self.source.network.inputs,
@@ -124,26 +135,26 @@ class Workshop:
             variant=name,
         )
 
-    def score(self, labelled: Sequence[Labelled], logits: Logits) -> float | None:
-        """Return the task's metric for logits of labelled rows; None where there are none."""
-        return score_of(self.reference, labelled, logits)
+    def score(self, labelled: Sequence[Labelled], answers: Sequence[Answer]) -> float | None:
+        """Return the task's metric for answers to labelled rows; None where there are none."""
+        if not labelled:
+            return None
+        metrics = self.source.task.score([row.right for row in labelled], answers, self.reference.reading)
+        return float(metrics[self.metric])
 
-    def sample(self) -> tuple[list[Labelled], list[Encoded], Logits]:
-        """Return rows to try candidates on, evenly spread over the evaluation rows, with PyTorch's logits.
+    def changes(self, answers: Sequence[Answer], wanted: Sequence[Answer]) -> int:
+        """Return how many answers say something else than PyTorch's."""
+        told = self.source.task.predicted
+        return sum(told(one) != told(other) for one, other in zip(answers, wanted, strict=True))
+
+    def sample(self) -> tuple[list[Labelled], list[Asked], Outputs]:
+        """Return rows to try candidates on, evenly spread over the evaluation rows, with PyTorch's outputs.
 
         Without evaluation rows they are calibration rows, and have no labels.
         """
         rows = self.evidence.any
-        step = -(-sum(len(row.ids) for row in rows) // SEARCH_TOKENS)
+        step = -(-sum(row.tokens for row in rows) // SEARCH_TOKENS)
         some = rows[::step]
         if not self.evidence.evaluation:
-            return [], some, self.reference.run(some)
+            return [], some, self.reference.outputs(some)
         return self.evidence.labelled[::step], some, self.wanted[::step]
-
-
-def score_of(runner: Runner, labelled: Sequence[Labelled], logits: Logits) -> float | None:
-    """Return the task's metric for logits of labelled rows; None where there are none."""
-    if not labelled:
-        return None
-    predicted = [runner.labels[i] for i in logits.argmax(-1)]
-    return float(runner.task.score([row.label for row in labelled], predicted, runner.labels)[runner.task.metric])

@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from burnish_export import graph
 from burnish_export.choose import Decision
 from burnish_export.config import ExportConfig
@@ -19,7 +17,7 @@ from burnish_export.fusion import Report
 from burnish_export.source import architecture
 from burnish_export.variants import KINDS
 from burnish_serve import machine
-from burnish_serve.bundle import Manifest, Variant
+from burnish_serve.bundle import Manifest, Variant, golden_values
 from burnish_serve.session import PROVIDERS
 
 
@@ -32,10 +30,11 @@ def make_manifest(
     reference_score: float | None,
 ) -> Manifest:
     """Return the manifest without its files, which are not all written yet."""
-    source, rows, wanted = workshop.source, workshop.evidence, workshop.wanted
+    source, rows = workshop.source, workshop.evidence
     variants = {}
     for name, result in made.items():
-        golden = result.runner.logits(rows.golden)
+        golden = golden_values(result.runner.logits(rows.golden))
+        largest = max((abs(value) for row in golden for value in row), default=0.0)
         variants[name] = Variant(
             file=KINDS[name].file,
             precision=name,
@@ -46,16 +45,17 @@ def make_manifest(
             latency_ms=decision.chosen[name].latency_ms if name in decision.chosen else None,
             texts_per_second=decision.chosen[name].texts_per_second if name in decision.chosen else None,
             max_difference=result.proof.max_difference,
-            label_changes=int((result.logits.argmax(-1) != wanted.argmax(-1)).sum()),
+            label_changes=workshop.changes(result.answers, workshop.answers),
             score=result.score,
-            golden_outputs=tuple(tuple(float(value) for value in row) for row in golden),
-            golden_tolerance=KINDS[name].golden_tolerance * max(1.0, float(np.abs(golden).max())),
+            golden_outputs=golden,
+            golden_tolerance=KINDS[name].golden_tolerance * max(1.0, largest),
         )
     packages = ("burnish", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "optimum")
     return Manifest(
         task=source.task.name,
         labels=source.labels,
-        problem_type=source.problem_type,
+        decoding=source.decoding,
+        stride=source.stride,
         max_length=source.network.max_length,
         pad_token_id=source.network.pad_token_id,
         inputs=source.network.inputs,

@@ -14,9 +14,8 @@ import transformers
 
 from burnish_serve.batching import Ids
 from burnish_serve.runner import model_inputs
-from burnish_serve.tasks import Logits
+from burnish_serve.tasks import Encoded, Logits
 from burnish_serve.tasks.pooling import POOLINGS
-from burnish_serve.text import Encoded
 
 # Model types whose position numbers start behind the padding token's.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -57,6 +56,14 @@ class Network:
             max_length=min(max_length, positions(config)),
             pad_token_id=config.pad_token_id or 0,
         )
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers each token has in the outputs; 1 where outputs are of texts or few."""
+        if self.outputs == ("last_hidden_state",):
+            return int(self.config.hidden_size)
+        words = getattr(self.module, "get_output_embeddings", lambda: None)()
+        return int(self.config.vocab_size) if isinstance(words, torch.nn.Module) else 1
 
     def feed(self, batch: Sequence[Encoded]) -> dict[str, Ids]:
         """Return a batch as the graph reads it: int64 ``[rows, longest]`` for each input name."""

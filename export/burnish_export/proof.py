@@ -20,12 +20,12 @@ from burnish_export.network import Network
 from burnish_serve.batching import Ids
 from burnish_serve.errors import ProofError
 from burnish_serve.session import Session
-from burnish_serve.tasks import Logits
-from burnish_serve.text import Encoded
+from burnish_serve.tasks import Encoded, Logits
 
 BATCHES = (1, 2, 7, 32)
 LENGTHS = (1, 2, 3, 17, 64)
 MAX_TOKENS = 16_384
+MAX_VALUES = 2**24
 # A float32 graph may differ from PyTorch by rounding alone: this share of the largest logit.
 TOLERANCE = 1e-5
 INVARIANCE_ROWS = 32
@@ -56,10 +56,16 @@ class Proof:
     """Decisions compared: a label of a text or token, a start, an end."""
 
 
-def proof_shapes(max_length: int) -> tuple[tuple[int, int], ...]:
-    """Return the (batch, length) pairs of a proof, for a model that reads so many tokens."""
+def proof_shapes(max_length: int, width: int = 1) -> tuple[tuple[int, int], ...]:
+    """Return the (batch, length) pairs of a proof.
+
+    Args:
+        max_length: tokens that the model reads at the most.
+        width: numbers that it gives for each token.
+    """
+    most = min(MAX_TOKENS, max(MAX_VALUES // width, max_length))
     lengths = sorted({*(length for length in LENGTHS if length < max_length), max_length})
-    return tuple((rows, length) for rows in BATCHES for length in lengths if rows * length <= MAX_TOKENS)
+    return tuple((rows, length) for rows in BATCHES for length in lengths if rows * length <= most)
 
 
 def make_cases(reference: Session, network: Network, real: Sequence[Encoded]) -> list[Case]:
@@ -72,7 +78,7 @@ def make_cases(reference: Session, network: Network, real: Sequence[Encoded]) ->
     """
     random = np.random.default_rng(0)
     cases = []
-    for rows, length in proof_shapes(network.max_length):
+    for rows, length in proof_shapes(network.max_length, network.width):
         batch = [_row(random, real, length, number, network.config.vocab_size) for number in range(rows)]
         feed = network.feed(batch)
         cases.append(Case((rows, length), feed, decisions(network.outputs, reference.run(None, feed), feed)))

@@ -19,8 +19,12 @@ from safetensors.torch import load_file
 from burnish_export.network import Network, PooledHead, TorchSession
 from burnish_serve.errors import InputError
 from burnish_serve.runner import Runner
-from burnish_serve.tasks import Task, task_named
+from burnish_serve.tasks import TASKS, Decoding, Task, task_named
 from burnish_serve.text import TextEncoder
+
+HEAD_FILE = "head.safetensors"
+# Tokens that neighbouring windows of a long text share, as transformers' question answering has it.
+STRIDE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,9 @@ class Source:
     tokenizer: Any
     task: Task
     labels: tuple[str, ...]
-    problem_type: str
+    """Names of the logits; empty where the task has none."""
+    decoding: Decoding
+    stride: int
     record: dict[str, Any]
     """``burnish.json``; empty for a model that burnish did not train."""
     folder: Path | None
@@ -56,18 +62,25 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
         )
     if record and task and task != record["task"]:
         raise InputError(f"{name} was trained for {record['task']}, not for {task}")
-    chosen = task_named(task or record["task"])
+    chosen = task_named(str(record["task"] if record else task))
     pooling = record.get("pooling", "first")
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        auto = getattr(transformers, f"AutoModelFor{chosen.head}" if pooling == "first" else "AutoModel")
+        ours = folder is not None and (folder / HEAD_FILE).is_file()
+        auto = getattr(transformers, f"AutoModelFor{chosen.head}" if chosen.head and not ours else "AutoModel")
         model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
-        if folder and pooling != "first":
-            model = PooledHead(model, load_file(folder / "head.safetensors"), pooling)
+        if folder and ours:
+            model = PooledHead(model, load_file(folder / HEAD_FILE), pooling)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot load the checkpoint {name!r}: {str(error).strip().splitlines()[0]}") from error
-    if not record and not any(key.startswith("Auto") or chosen.head in key for key in config.architectures or []):
+    if not record:
+        chosen = _for_problem(chosen, config)
+    if (
+        not record
+        and chosen.head
+        and not any(key.startswith("Auto") or chosen.head in key for key in config.architectures or [])
+    ):
         raise InputError(f"{name} has no head for {chosen.name} (it is a {', '.join(config.architectures or ['?'])})")
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{name} has no fast tokenizer (tokenizer.json)")
@@ -76,11 +89,19 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
         network=Network.of(model, config, outputs=chosen.outputs, max_length=length),
         tokenizer=tokenizer,
         task=chosen,
-        labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
-        problem_type=config.problem_type or "single_label_classification",
+        labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)) if chosen.labelled else (),
+        decoding=Decoding(**record.get("decoding", {})),
+        stride=record.get("stride", min(length // 2, STRIDE)),
         record=record,
         folder=folder,
     )
+
+
+def _for_problem(task: Task, config: Any) -> Task:
+    """Return the task of the same pipeline that a configuration's ``problem_type`` tells."""
+    told = config.problem_type or ("regression" if config.num_labels == 1 else task.problem_type)
+    same = [other for other in TASKS.values() if other.pipeline == task.pipeline and other.problem_type == told]
+    return task if task in same or not same else same[0]
 
 
 def reference_runner(source: Source, encoder: TextEncoder) -> Runner:
@@ -88,7 +109,7 @@ def reference_runner(source: Source, encoder: TextEncoder) -> Runner:
     return Runner(
         task=source.task,
         labels=source.labels,
-        problem_type=source.problem_type,
+        decoding=source.decoding,
         encoder=encoder,
         session=TorchSession(source.network),
         inputs=source.network.inputs,

@@ -22,12 +22,25 @@ from typing import Any
 
 from burnish_serve.errors import BundleError, InputError
 from burnish_serve.integrity import GRAPH, MANIFEST, File, check_files, check_link, describe_file
-from burnish_serve.tasks import TASKS
+from burnish_serve.tasks import TASKS, Decoding, Outputs
 
-__all__ = ["FORMAT", "MANIFEST", "Bundle", "File", "Manifest", "Variant", "describe_file", "is_bundle", "open_bundle"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "Bundle",
+    "File",
+    "Manifest",
+    "Variant",
+    "describe_file",
+    "golden_values",
+    "is_bundle",
+    "open_bundle",
+]
 
 FORMAT = 1
 MANIFEST_MAX_BYTES = 64 * 2**20
+# Numbers of a golden row that a manifest keeps: enough to see a difference anywhere, little enough to read.
+GOLDEN_VALUES = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +70,7 @@ class Variant:
     score: float | None
     """The task's metric on the evaluation rows; None where there were none."""
     golden_outputs: tuple[tuple[float, ...], ...]
-    """Logits of `Manifest.golden_rows`, one row each."""
+    """Outputs of `Manifest.golden_rows`: all numbers of each row, evenly thinned to `GOLDEN_VALUES`."""
     golden_tolerance: float
     """How far a replayed logit may be from its golden one on another processor."""
 
@@ -68,7 +81,6 @@ class Manifest:
 
     task: str
     labels: tuple[str, ...]
-    problem_type: str
     max_length: int
     """Tokens that the model reads at the most, special ones included."""
     pad_token_id: int
@@ -88,9 +100,10 @@ class Manifest:
     provenance: dict[str, Any]
     """Base model, data hashes, versions, seed, what the export decided and why."""
     warnings: tuple[str, ...] = ()
-    thresholds: dict[str, float] = field(default_factory=dict)
+    decoding: Decoding = field(default_factory=Decoding)
+    """What turns the logits into answers, besides the task: thresholds, temperature, what is rejected."""
     stride: int = 0
-    """Tokens that neighbouring windows of a long text share; 0 where long texts are cut."""
+    """Tokens that neighbouring windows of a long text share."""
     format: int = FORMAT
 
     def to_bytes(self) -> bytes:
@@ -137,6 +150,16 @@ class Bundle:
     def path(self, name: str) -> Path:
         """Return the path of one of its files."""
         return self.folder / name
+
+
+def golden_values(outputs: Outputs) -> tuple[tuple[float, ...], ...]:
+    """Return what a manifest keeps of the outputs of its golden rows, see `Variant.golden_outputs`."""
+    kept = []
+    for row in outputs:
+        parts = row if isinstance(row, list) else [row]
+        flat = [float(value) for part in parts for value in part.ravel()]
+        kept.append(tuple(flat[:: -(-len(flat) // GOLDEN_VALUES) or 1]))
+    return tuple(kept)
 
 
 def is_bundle(folder: str | Path) -> bool:
@@ -186,9 +209,11 @@ def _contradiction(manifest: Manifest) -> str | None:
             return f"its variant {variant.file!r} is not among its files"
         if not variant.file.endswith(GRAPH):
             return f"its variant {variant.file!r} is not a file in {GRAPH}"
-        widths = [len(row) for row in variant.golden_outputs]
-        if widths != [len(manifest.labels)] * len(manifest.golden_rows):
-            return f"the golden outputs of {name} are not one row of {len(manifest.labels)} labels for each golden row"
+        golden = variant.golden_outputs
+        widths = {len(manifest.labels)} if not TASKS[manifest.task].per_token else {len(row) for row in golden}
+        if len(golden) != len(manifest.golden_rows) or {len(row) for row in golden} - widths:
+            labels = f" of {len(manifest.labels)} labels" if widths == {len(manifest.labels)} else ""
+            return f"the golden outputs of {name} are not one row{labels} for each golden row"
     return None
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import columns_of, read_rows
+from burnish_serve.rows import read_rows
 from burnish_serve.runner import Runner
-from burnish_serve.tasks import Task
+from burnish_serve.tasks import Answer, Task
 
 RESAMPLES = 200
 SHARES = ("accuracy",)
@@ -31,8 +31,9 @@ class Labelled:
     """A row with its text and what is right."""
 
     row: dict[str, Any]
-    asked: dict[str, str]
-    label: str
+    asked: dict[str, Any]
+    """The row by the task's own columns."""
+    right: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,51 +45,46 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
     """95 % interval of each metric that is one number."""
     rows: list[dict[str, Any]]
-    """Each row with ``answer`` and ``correct`` added."""
+    """Each row with ``answer`` added, and ``correct`` where the task knows right from wrong."""
 
 
 def read_labelled(
-    path: str, task: Task, labels: Sequence[str], *, text_column: str = "text", label_column: str = "label"
+    path: str, task: Task, labels: Sequence[str], *, text_column: str = "text", label_column: str | None = None
 ) -> list[Labelled]:
     """Return the labelled rows of a file.
 
     Raises:
         InputError: a column is missing, a label is not one of the model's, or there are no rows.
     """
-    known, examples = set(labels), []
+    examples = []
     for number, row in read_rows(path):
         where = f"{path}:{number}"
-        asked = task.texts(row, text_column, where)
-        if label_column not in row:
-            raise InputError(f"{where}: no column {label_column!r}; the columns there are: {columns_of(row)}")
-        label = str(row[label_column])
-        if label not in known:
-            shown = ", ".join(map(repr, labels[:10])) + (" …" if len(labels) > 10 else "")
-            raise InputError(f"{where}: the label {label!r} is unknown to the model; known are: {shown}")
-        examples.append(Labelled(row, asked, label))
+        asked = task.asked(row, where, text_column)
+        right = task.right(row, asked, label_column or task.label_column_of(asked), where)
+        task.check_names(right, labels, where)
+        examples.append(Labelled(row, asked, right))
     if not examples:
         raise InputError(f"{path} has no rows")
     return examples
 
 
-def evaluate(model: Runner, examples: Sequence[Labelled]) -> Evaluation:
-    """Return the scores of a model on labelled rows.
+def evaluate(model: Runner, examples: Sequence[Labelled], **options: Any) -> Evaluation:
+    """Return the scores of a model on labelled rows; ``options`` as in `Runner.__call__`.
 
     Raises:
         MissingExtraError: scikit-learn is not installed (extra ``eval``).
     """
-    right = [example.label for example in examples]
-    model.task.score(right[:1], right[:1], model.labels)  # a missing extra is said before the work, not after it
-    answers = model([example.asked for example in examples])
-    predicted = [str(answer["label"]) for answer in answers if isinstance(answer, dict)]
-    metrics = model.task.score(right, predicted, model.labels)
-    rows = [
-        {**example.row, "answer": answer, "correct": found == example.label}
-        for example, answer, found in zip(examples, answers, predicted, strict=True)
-    ]
-    return Evaluation(
-        metrics=metrics, intervals=_intervals(model.task, right, predicted, model.labels, metrics), rows=rows
-    )
+    task = model.task
+    first = model([example.asked for example in examples[:1]], **options)
+    task.score([examples[0].right], first, model.reading)  # a missing extra is said before the work, not after it
+    answers = model([example.asked for example in examples], **options)
+    right = [example.right for example in examples]
+    metrics = task.score(right, answers, model.reading)
+    rows = [{**example.row, "answer": answer} for example, answer in zip(examples, answers, strict=True)]
+    if task.agrees:
+        for row, wanted in zip(rows, right, strict=True):
+            row["correct"] = task.agrees(wanted, row["answer"])
+    return Evaluation(metrics=metrics, intervals=_intervals(model, right, answers, metrics), rows=rows)
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
@@ -100,14 +96,14 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
 
 
 def _intervals(
-    task: Task, right: Sequence[str], predicted: Sequence[str], labels: Sequence[str], metrics: dict[str, Any]
+    model: Runner, right: Sequence[Any], answers: Sequence[Answer], metrics: dict[str, Any]
 ) -> dict[str, tuple[float, float]]:
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     random = np.random.default_rng(0)
     draws: list[dict[str, Any]] = []
     for _ in range(RESAMPLES):
         rows = random.integers(0, len(right), len(right))
-        draws.append(task.score([right[i] for i in rows], [predicted[i] for i in rows], labels))
+        draws.append(model.task.score([right[i] for i in rows], [answers[i] for i in rows], model.reading))
     intervals = {}
     for name in names:
         if name in SHARES:

@@ -1,6 +1,6 @@
 """The runner: rows in, answers out, in order, in batches of like length, from any number of threads.
 
-What computes the logits is a constructor argument: ONNX Runtime for a bundle, PyTorch for the checkpoint that it is
+What computes the outputs is a constructor argument: ONNX Runtime for a bundle, PyTorch for the checkpoint that it is
 compared with, a stand-in in tests. All tokenize, batch and decode here, so a difference between two of them is a
 difference of the models.
 
@@ -25,11 +25,10 @@ from burnish_serve.batching import Ids
 from burnish_serve.bundle import Bundle
 from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, DeviceError, InputError
-from burnish_serve.rows import field_text
 from burnish_serve.session import CPU, Feed, Session, create_session, provider_for, tried_session
 from burnish_serve.signature import open_signed
-from burnish_serve.tasks import Answer, Logits, Row, Task, task_named
-from burnish_serve.text import Encoded, TextEncoder
+from burnish_serve.tasks import Answer, Asked, Decoding, Encoded, Logits, Outputs, Reading, Row, Task, task_named
+from burnish_serve.text import TextEncoder
 
 # Padded tokens of one batch: on two cores 512 was 4 % ahead of 1,024 for short texts (bench/LOG.md).
 MAX_BATCH_TOKENS = 512
@@ -43,13 +42,13 @@ class Runner:
 
     Args:
         task: what is asked.
-        labels: names of the logits, in order.
-        problem_type: transformers' name of what the logits mean.
+        labels: names of the logits, in order; empty where the task has none.
         encoder: turns texts into ids.
         session: anything with ONNX Runtime's ``run``.
         inputs: names of the session's inputs.
         pad_token_id: the id that fills up a batch.
         variant: the name of what the session computes, for reports.
+        decoding: what turns the logits into answers, besides the task.
         max_batch_tokens: padded tokens of one batch at the most.
         provider: the execution provider, for reports; None where it is not ONNX Runtime that computes.
         nodes: how many nodes of its first run ran on each provider; None where nobody looked, as on the CPU.
@@ -60,19 +59,18 @@ class Runner:
         *,
         task: Task,
         labels: Sequence[str],
-        problem_type: str,
         encoder: TextEncoder,
         session: Session,
         inputs: Sequence[str],
         pad_token_id: int,
         variant: str,
+        decoding: Decoding | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         provider: str | None = None,
         nodes: Mapping[str, int] | None = None,
     ) -> None:
         self.task = task
-        self.labels = tuple(labels)
-        self.problem_type = problem_type
+        self.reading = Reading(labels=tuple(labels), decoding=decoding or Decoding(), tokenizer=encoder.tokenizer)
         self.encoder = encoder
         self.session = session
         self.inputs = tuple(inputs)
@@ -82,66 +80,115 @@ class Runner:
         self.provider = provider
         self.nodes = nodes
 
-    def __call__(self, rows: str | Row | Sequence[str | Row], *, top_k: int | None = 1) -> list[Answer]:
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the logits."""
+        return self.reading.labels
+
+    def __call__(self, rows: str | Row | Sequence[str | Row], **options: Any) -> list[Answer]:
         """Return the answer to each row, in order.
 
         Args:
-            rows: texts, or rows with the task's text columns; a single text is a list of one, as in transformers.
-            top_k: 1 for the best label alone (a dict); more, or None for all, gives a list of dicts, best first.
+            rows: texts, or rows with the task's columns; a single one is a list of one, as in transformers.
+            options: what the task offers (`Task.options`), such as ``top_k=3`` for the three best labels.
 
         Raises:
-            InputError: a row has no text.
+            InputError: a row does not hold what the task reads, or the task has no such option.
         """
         if isinstance(rows, str | Mapping):
             rows = [rows]
-        encoded = self.encode(rows)
-        ranked = self.task.decode(self.run(encoded), self.labels, self.problem_type, top_k)
-        for answers, row in zip(ranked, encoded, strict=True):
-            if row.truncated:
-                for answer in answers:
-                    answer["truncated"] = True
-        return [answers[0] for answers in ranked] if top_k == 1 else list(ranked)
+        asked = self.encode(rows)
+        return self.decode(asked, self.outputs(asked), **options)
 
-    def stream(self, rows: Iterable[str | Row], *, top_k: int | None = 1) -> Iterator[Answer]:
+    def stream(self, rows: Iterable[str | Row], **options: Any) -> Iterator[Answer]:
         """Yield the answer to each row of any iterable, in order and in constant memory."""
         for window in windows(rows, WINDOW):
-            yield from self(window, top_k=top_k)
+            yield from self(window, **options)
 
-    def logits(self, rows: Sequence[str | Row]) -> Logits:
-        """Return the raw outputs, float32 ``[rows, labels]``, in order."""
-        return self.run(self.encode(rows))
-
-    def encode(self, rows: Sequence[str | Row]) -> list[Encoded]:
+    def encode(self, rows: Sequence[str | Row]) -> list[Asked]:
         """Return the token ids of each row.
 
         Raises:
-            InputError: a row has no text; the message counts rows from 1.
+            InputError: a row does not hold what the task reads; the message counts rows from 1.
         """
-        columns = self.task.text_columns
-        texts = []
+        found, texts = [], []
         for number, row in enumerate(rows, 1):
             if not isinstance(row, str | Mapping):
                 raise InputError(f"row {number} must be a text or a row with columns, not {type(row).__name__}")
-            if not isinstance(row, str):
-                texts.append(tuple(field_text(row, column, f"row {number}") for column in columns))
-            elif len(columns) == 1:
-                texts.append((row,))
-            else:
-                raise InputError(f"row {number} is a text; {self.task.name} needs the columns {', '.join(columns)}")
-        return self.encoder(texts)
+            found.append(self.task.asked(row, f"row {number}"))
+            texts.append(self.task.texts(found[-1], f"row {number}"))
+        if self.task.apart:
+            return self._encode_apart(found, texts)
+        return [Asked(*row) for row in zip(found, texts, self.encoder(texts), strict=True)]
 
-    def run(self, encoded: Sequence[Encoded]) -> Logits:
-        """Return the logits of encoded rows, in order, computed in batches of like length."""
+    def _encode_apart(self, rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, ...]]) -> list[Asked]:
+        """Return rows whose texts are read each by itself."""
+        alone = iter(self.encoder([(text,) for row in texts for text in row]))
+        asked = []
+        for row, own in zip(rows, texts, strict=True):
+            parts = [[piece._replace(part=part) for piece in next(alone)] for part in range(len(own))]
+            asked.append(Asked(row, own, tuple(itertools.chain(*parts))))
+        return asked
+
+    def decode(self, asked: Sequence[Asked], outputs: Outputs, **options: Any) -> list[Answer]:
+        """Return the answers that a model's outputs stand for, marked where a text was cut.
+
+        Raises:
+            InputError: the task has no such option.
+        """
+        for name in options:
+            if name not in self.task.options:
+                known = ", ".join(self.task.options) or "none"
+                raise InputError(f"{self.task.name} has no option {name!r}; it has: {known}")
+        answers = self.task.decode(asked, outputs, self.reading, **{**self.task.options, **options})
+        for answer, row in zip(answers, asked, strict=True):
+            if row.truncated:
+                for part in answer if isinstance(answer, list) else [answer]:
+                    if isinstance(part, dict):
+                        part["truncated"] = True
+        return answers
+
+    def logits(self, rows: Sequence[str | Row]) -> Any:
+        """Return the raw outputs of each row, in order; see `outputs`."""
+        return self.outputs(self.encode(rows))
+
+    def outputs(self, asked: Sequence[Asked]) -> Any:
+        """Return what the model gives for encoded rows, in order, computed in batches of like length.
+
+        Returns:
+            float32 ``[rows, labels]``, of a text in windows their mean; or, where the task looks at tokens, for each
+            row a list of its windows' float32 ``[tokens, channels]``.
+        """
+        found = iter(self.run([window for row in asked for window in row.windows]))
+        pieces = [[next(found) for _ in row.windows] for row in asked]
+        if self.task.per_token:
+            return pieces
+        logits = np.empty((len(asked), len(self.labels)), dtype=np.float32)
+        for row, piece in zip(logits, pieces, strict=True):
+            row[:] = piece[0] if len(piece) == 1 else np.mean(piece, axis=0)
+        return logits
+
+    def run(self, encoded: Sequence[Encoded]) -> Any:
+        """Return the outputs of encoded texts or windows, in order: an array, or a list of one for each."""
+        if self.task.per_token:
+            rows: list[Logits] = [np.empty(0, dtype=np.float32)] * len(encoded)
+            for indices in self._plan(encoded):
+                for index, values in zip(indices, self.run_batch([encoded[i] for i in indices]), strict=True):
+                    rows[index] = values[: len(encoded[index].ids)].copy()
+            return rows
         logits = np.empty((len(encoded), len(self.labels)), dtype=np.float32)
-        for indices in batching.plan([len(row.ids) for row in encoded], self.max_batch_tokens):
+        for indices in self._plan(encoded):
             logits[indices] = self.run_batch([encoded[i] for i in indices])
         return logits
 
+    def _plan(self, encoded: Sequence[Encoded]) -> list[Any]:
+        return batching.plan([len(row.ids) for row in encoded], self.max_batch_tokens)
+
     def run_batch(self, batch: Sequence[Encoded]) -> Logits:
-        """Return the logits of one batch, float32 ``[rows, labels]``."""
+        """Return the outputs of one batch, float32 ``[rows, labels]`` or ``[rows, longest, channels]``."""
         arrays = model_inputs(batch, self.inputs, self.pad_token_id)
-        logits: Logits = self.session.run(self.task.outputs, arrays)[0]
-        return logits
+        found = self.session.run(self.task.outputs, arrays)
+        return found[0] if len(found) == 1 else np.stack(found, axis=-1)
 
 
 def load(
@@ -153,6 +200,7 @@ def load(
     threads: int | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     public_key: str | Path | None = None,
+    on_long: str | None = None,
 ) -> Runner:
     """Return a runner for a bundle.
 
@@ -164,6 +212,7 @@ def load(
         threads: threads of one run; None for as many as this process may use.
         max_batch_tokens: padded tokens of one batch at the most.
         public_key: refuses a bundle that was not signed with the private half of this key; None asks for no signature.
+        on_long: ``error``, ``truncate`` or ``window`` for texts longer than the model; None for the task's way.
 
     Raises:
         InputError: there is no such folder or variant, or device and provider contradict each other.
@@ -178,6 +227,7 @@ def load(
         variant=variant,
         threads=threads,
         max_batch_tokens=max_batch_tokens,
+        on_long=on_long,
     )
 
 
@@ -189,6 +239,7 @@ def open_runner(
     variant: str | None = None,
     threads: int | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
+    on_long: str | None = None,
 ) -> Runner:
     """Return a runner for a bundle that is open already; see `load`."""
     chosen = provider_for(device, provider)
@@ -206,19 +257,44 @@ def open_runner(
         if device != "auto" or provider is not None:
             raise
         warnings.warn(f"taking the CPU: {error}", RuntimeWarning, stacklevel=3)
-        return open_runner(bundle, device="cpu", variant=variant, threads=threads, max_batch_tokens=max_batch_tokens)
+        return open_runner(
+            bundle,
+            device="cpu",
+            variant=variant,
+            threads=threads,
+            max_batch_tokens=max_batch_tokens,
+            on_long=on_long,
+        )
+    task = task_named(manifest.task)
     return Runner(
-        task=task_named(manifest.task),
+        task=task,
         labels=manifest.labels,
-        problem_type=manifest.problem_type,
-        encoder=TextEncoder(bundle.path("tokenizer.json"), manifest.max_length),
+        encoder=encoder_for(task, bundle.path("tokenizer.json"), manifest.max_length, manifest.stride, on_long),
         session=session,
         inputs=manifest.inputs,
         pad_token_id=manifest.pad_token_id,
         variant=name,
+        decoding=manifest.decoding,
         max_batch_tokens=max_batch_tokens,
         provider=chosen,
         nodes=nodes,
+    )
+
+
+def encoder_for(
+    task: Task, path: str | Path, max_length: int, stride: int = 0, on_long: str | None = None
+) -> TextEncoder:
+    """Return the tokenization that a task needs.
+
+    Args:
+        task: says whether answers point into the text, and what becomes of a long one.
+        path: a ``tokenizer.json``.
+        max_length: tokens that the model reads at the most.
+        stride: tokens that neighbouring windows share.
+        on_long: None for the task's own way.
+    """
+    return TextEncoder(
+        path, max_length, on_long=on_long or task.on_long, stride=stride, offsets=task.per_token and not task.apart
     )
 
 
@@ -231,7 +307,7 @@ def _open_session(
     def first_feed(session: Any) -> Feed:
         """Refuse a graph that is not the manifest's, and return a row of one token for it."""
         width = session.get_outputs()[0].shape[-1]
-        if isinstance(width, int) and width != len(manifest.labels):
+        if manifest.labels and isinstance(width, int) and width != len(manifest.labels):
             raise BundleError(
                 f"{bundle.folder} is refused: {len(manifest.labels)} labels for {width} outputs of {name}"
             )

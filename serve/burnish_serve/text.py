@@ -1,7 +1,8 @@
 """Texts to token ids: the only tokenization in the repository, the same for proofs, predictions and measurements.
 
 How a text is split is the model's decision and stands in ``tokenizer.json``; how long it may be is ours: truncation and
-padding of that file are cleared. A text that does not fit is cut on the right, as transformers does it, and is marked.
+padding of that file are cleared. A text that does not fit is cut on the right, as transformers does it, and is marked;
+or it is read in windows that overlap; or it is refused.
 
 >>> encoder = TextEncoder("bundle/tokenizer.json", max_length=128)  # doctest: +SKIP
 """
@@ -10,28 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from burnish_serve.errors import BundleError, InputError
+from burnish_serve.tasks import Encoded
 
-Ids = npt.NDArray[np.int64]
+ON_LONG = ("error", "truncate", "window")
 # Tokenization of very long texts costs more than the model, and truncation comes after it: so characters are capped
 # first. What is left must give this many tokens more than fit, or more characters are taken: the cap changes no token.
 # (A word of more than 100 characters is one token to WordPiece, and up to 100 where it is cut in two.)
 CHARACTERS_PER_TOKEN = 16
 SPARE_TOKENS = 128
-
-
-class Encoded(NamedTuple):
-    """One text as the model reads it, not yet padded."""
-
-    ids: Ids
-    type_ids: Ids
-    truncated: bool
 
 
 class TextEncoder:
@@ -40,30 +33,50 @@ class TextEncoder:
     Args:
         path: a ``tokenizer.json``.
         max_length: tokens that a text may have at the most, special ones included.
+        on_long: what becomes of longer ones: ``truncate``, ``window`` or ``error``.
+        stride: tokens that neighbouring windows share.
+        offsets: whether to say where in the text each token stands, for answers that point into it.
 
     Raises:
         BundleError: the file is not a tokenizer.
+        InputError: the length leaves no room beside the special tokens.
     """
 
-    def __init__(self, path: str | Path, max_length: int) -> None:
+    def __init__(
+        self, path: str | Path, max_length: int, *, on_long: str = "truncate", stride: int = 0, offsets: bool = False
+    ) -> None:
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise BundleError(f"{path} is not a tokenizer that can be loaded: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         self.max_length = max_length
-        self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        self.on_long = on_long
+        self.stride = stride
+        self.offsets = offsets
+        self._special = self.tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= self._special:
             raise InputError(f"a max_length of {max_length} leaves no room beside {self._special} special tokens")
-        self._tokenizer.enable_truncation(max_length)
+        if on_long != "window":
+            self.tokenizer.enable_truncation(max_length)
 
-    def __call__(self, texts: Sequence[tuple[str, ...]]) -> list[Encoded]:
-        """Return the token ids of each text; an element of ``texts`` holds one text or the two of a pair.
+    def __call__(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[Encoded, ...]]:
+        """Return the windows of each text, most often one; an element of ``texts`` holds one text or the two of a pair.
 
         Raises:
-            InputError: a text is not valid Unicode (half of a surrogate pair).
+            InputError: a text is not valid Unicode (half of a surrogate pair); one is too long and that is an error; or
+                the shorter text of a pair leaves no room for windows over the longer.
         """
+        if self.on_long == "window":
+            return [self._windows(encoding) for encoding in self._encode(list(texts))]
+        encodings = self._encode_capped(texts)
+        long = [number for number, encoding in enumerate(encodings, 1) if encoding.overflowing]
+        if long and self.on_long == "error":
+            raise InputError(f"row {long[0]} has more than {self.max_length} tokens; {len(long)} of {len(texts)} have")
+        return [(self._whole(encoding),) for encoding in encodings]
+
+    def _encode_capped(self, texts: Sequence[tuple[str, ...]]) -> list[Encoding]:
         limit = CHARACTERS_PER_TOKEN * self.max_length
         encodings = self._encode([self._cut(text, limit) for text in texts])
         short = [i for i, text in enumerate(texts) if self._cut_too_much(text, encodings[i], limit)]
@@ -73,19 +86,66 @@ class TextEncoder:
             for i, encoding in zip(short, again, strict=True):
                 encodings[i] = encoding
             short = [i for i in short if self._cut_too_much(texts[i], encodings[i], limit)]
-        return [
-            Encoded(
-                np.array(encoding.ids, dtype=np.int64),
-                np.array(encoding.type_ids, dtype=np.int64),
-                bool(encoding.overflowing),
+        return encodings
+
+    def _whole(self, encoding: Encoding) -> Encoded:
+        """Return a text that is read at once."""
+        ids, types = np.array(encoding.ids, dtype=np.int64), np.array(encoding.type_ids, dtype=np.int64)
+        if not self.offsets:
+            return Encoded(ids, types, bool(encoding.overflowing))
+        asked = self._asked(encoding)
+        words = [-1 if word is None else word for word in encoding.word_ids]
+        return Encoded(
+            ids,
+            types,
+            bool(encoding.overflowing),
+            offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+            words=np.where(asked, np.array(words, dtype=np.int64), -1),
+        )
+
+    def _windows(self, encoding: Encoding) -> tuple[Encoded, ...]:
+        """Return the windows of a text: the same tokens before and after, and a part of it between them."""
+        whole = self._whole(encoding)
+        excess = len(whole.ids) - self.max_length
+        if excess <= 0:
+            return (whole,)
+        places = np.flatnonzero(self._asked(encoding))
+        first, end = int(places[0]), int(places[-1]) + 1
+        room = end - first - excess
+        if room < 1:
+            raise InputError(
+                f"a pair of texts leaves no room for windows: beside the longer one stand "
+                f"{len(whole.ids) - (end - first)} tokens, and the model reads {self.max_length}"
             )
-            for encoding in encodings
-        ]
+        step = max(1, room - self.stride)
+        starts = range(first, max(first + 1, end - room + step), step)
+        parts = [np.r_[0:first, start : min(start + room, end), end : len(whole.ids)] for start in starts]
+        return tuple(
+            Encoded(
+                whole.ids[part],
+                whole.type_ids[part],
+                truncated=False,
+                offsets=None if whole.offsets is None else whole.offsets[part],
+                words=None if whole.words is None else whole.words[part],
+            )
+            for part in parts
+        )
+
+    def _asked(self, encoding: Encoding) -> NDArray[np.bool_]:
+        """Return which tokens are of the text that is cut into windows: the one, or of a pair the longer.
+
+        With offsets it is the second of a pair, of a question and a context.
+        """
+        sequences = np.array([-1 if number is None else number for number in encoding.sequence_ids])
+        counts = [int((sequences == number).sum()) for number in range(encoding.n_sequences)]
+        number = len(counts) - 1 if self.offsets else int(np.argmax(counts))
+        asked: NDArray[np.bool_] = sequences == number
+        return asked
 
     def _encode(self, texts: list[tuple[str, ...]]) -> list[Encoding]:
         inputs = [text[0] if len(text) == 1 else text for text in texts]
         try:
-            return self._tokenizer.encode_batch_fast(inputs)
+            return self.tokenizer.encode_batch(inputs) if self.offsets else self.tokenizer.encode_batch_fast(inputs)
         except (UnicodeEncodeError, TypeError) as error:
             for text in texts:
                 for part in text:
@@ -111,6 +171,6 @@ class TextEncoder:
     def _num_tokens(self, part: str, encoding: Encoding, *, alone: bool) -> int:
         """Return the tokens of a part without special ones; what overflows of a pair stands there many times over."""
         if not alone:
-            encoding = self._tokenizer.encode(part, add_special_tokens=False)
+            encoding = self.tokenizer.encode(part, add_special_tokens=False)
         special = self._special if alone else 0
         return sum(len(piece.ids) - special for piece in (encoding, *encoding.overflowing))

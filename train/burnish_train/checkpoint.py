@@ -19,11 +19,11 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from burnish_serve import machine
+from burnish_serve import machine, runner
 from burnish_serve.errors import InputError
 from burnish_serve.rows import RowWriter
 from burnish_serve.runner import Runner
-from burnish_serve.tasks import Logits, Task, task_named
+from burnish_serve.tasks import Decoding, Logits, Task, task_named
 from burnish_serve.text import TextEncoder
 from burnish_train.device import use_cuda
 from burnish_train.heads import PooledClassifier
@@ -42,13 +42,13 @@ def quiet() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each retry without a network
 
 
-def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "first") -> tuple[Any, Any]:
+def load_encoder(name: str, task: Task, labels: Sequence[str], pooling: str = "first") -> tuple[Any, Any]:
     """Return (tokenizer, model) of a pretrained encoder with a new head.
 
     Args:
         name: a folder or a name on the Hub.
-        head: transformers' name of the head, such as ``SequenceClassification``.
-        labels: names of the outputs.
+        task: names the head.
+        labels: names of the outputs; empty for a task without labels.
         pooling: ``first`` for the architecture's own head, or a pooling of ours.
 
     Raises:
@@ -56,16 +56,18 @@ def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "fi
     """
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise InputError(f"{name} is not a model folder: it has no config.json")
+    named: dict[str, Any] = {}
+    if labels:
+        named = {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: i for i, label in enumerate(labels)},
+            "problem_type": task.problem_type,
+        }
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            name,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            problem_type="single_label_classification",
-        )
+        config = transformers.AutoConfig.from_pretrained(name, **named)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = _load_weights(name, head, pooling, config)
+        model = _load_weights(name, task.head, pooling, config)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"cannot load the model {name!r} (a folder, or a name on the Hub): {first}") from error
@@ -75,19 +77,23 @@ def load_encoder(name: str, head: str, labels: Sequence[str], pooling: str = "fi
 
 
 def _load_weights(name: str | Path, head: str, pooling: str, config: Any) -> Any:
-    auto = getattr(transformers, f"AutoModelFor{head}" if pooling == "first" else "AutoModel")
+    ours = pooling != "first" and head == "SequenceClassification"
+    auto = getattr(transformers, f"AutoModelFor{head}" if head and not ours else "AutoModel")
     model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
-    return model if pooling == "first" else PooledClassifier(model, config.num_labels, pooling)
+    return PooledClassifier(model, config.num_labels, pooling) if ours else model
 
 
-def encoder_for(tokenizer: Any, folder: Path, max_length: int, model: Any) -> TextEncoder:
+def encoder_for(
+    task: Task, tokenizer: Any, folder: Path, model: Any, *, max_length: int, stride: int, on_long: str | None
+) -> TextEncoder:
     """Return our tokenization of a transformers tokenizer, limited to what the model can read.
 
     Raises:
         InputError: the model reads fewer tokens than ``max_length`` asks for, and says so.
     """
     tokenizer.save_pretrained(folder)
-    return TextEncoder(folder / "tokenizer.json", min(max_length, max_positions(model.config, tokenizer)))
+    length = min(max_length, max_positions(model.config, tokenizer))
+    return runner.encoder_for(task, folder / "tokenizer.json", length, stride, on_long)
 
 
 def max_positions(config: Any, tokenizer: Any) -> int:
@@ -141,18 +147,19 @@ class TorchSession:
         return [outputs[name].float().cpu().numpy() for name in output_names or outputs]
 
 
-def runner_for(model: Any, encoder: TextEncoder, pad_token_id: int, task: Task) -> Runner:
+def runner_for(
+    model: Any, encoder: TextEncoder, pad_token_id: int, task: Task, labels: Sequence[str], decoding: Decoding
+) -> Runner:
     """Return a runner that answers with a PyTorch model: the reference for every bundle."""
-    config = model.config
     return Runner(
         task=task,
-        labels=[config.id2label[i] for i in range(config.num_labels)],
-        problem_type=config.problem_type or "single_label_classification",
+        labels=labels,
         encoder=encoder,
         session=TorchSession(model),
-        inputs=input_names(config),
+        inputs=input_names(model.config),
         pad_token_id=pad_token_id,
         variant="pytorch",
+        decoding=decoding,
         max_batch_tokens=MAX_BATCH_TOKENS,
     )
 
@@ -163,13 +170,14 @@ def input_names(config: Any) -> tuple[str, ...]:
     return ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
 
 
-def load(folder: str | Path, *, device: str = "auto", threads: int | None = None) -> Runner:
+def load(folder: str | Path, *, device: str = "auto", threads: int | None = None, on_long: str | None = None) -> Runner:
     """Return a checkpoint of ours, ready to answer.
 
     Args:
         folder: the checkpoint.
         device: ``cpu``, ``cuda``, or ``auto``.
         threads: threads of one run on the CPU; None for as many as this process may use.
+        on_long: what becomes of texts that are longer than the model; None for the task's way.
 
     Raises:
         InputError: the folder is not a checkpoint.
@@ -180,9 +188,11 @@ def load(folder: str | Path, *, device: str = "auto", threads: int | None = None
     folder = Path(folder)
     record = read_record(folder)
     model = load_model(folder).to("cuda" if use_cuda(device) else "cpu")
-    encoder = TextEncoder(folder / "tokenizer.json", record["max_length"])
+    task = task_named(record["task"])
+    path = folder / "tokenizer.json"
+    encoder = runner.encoder_for(task, path, record["max_length"], record["stride"], on_long)
     pad = transformers.AutoTokenizer.from_pretrained(folder).pad_token_id
-    return runner_for(model, encoder, pad, task_named(record["task"]))
+    return runner_for(model, encoder, pad, task, record["labels"], Decoding(**record["decoding"]))
 
 
 def load_model(folder: Path) -> Any:

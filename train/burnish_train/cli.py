@@ -34,9 +34,7 @@ def train(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> R
     record = run(config, resume=resume, overwrite=overwrite, log=lambda line: click.echo(line, file=sys.stderr))
     lines = [f"checkpoint written to {config.out} ({record['steps']} steps in {record['seconds']:.0f} s)"]
     for split, metrics in record["metrics"].items():
-        lines.append(
-            f"{split:>4}: accuracy {metrics['accuracy']:.4f}, macro F1 {metrics['f1_macro']:.4f}, "
-            f"precision {metrics['precision_macro']:.4f}, recall {metrics['recall_macro']:.4f}"
-        )
+        told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+        lines.append(f"{split:>4}: {told}")
     lines.append(f"next: burnish export {config.out} --out {config.out}-bundle")
     return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))

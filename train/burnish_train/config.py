@@ -11,6 +11,7 @@ from typing import Any
 from burnish_serve.config import configure, dataclass, read_toml, setting
 from burnish_serve.tasks import TASKS
 from burnish_serve.tasks.pooling import POOLINGS
+from burnish_serve.text import ON_LONG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,16 @@ class TrainConfig:
     test: str | None = setting("rows to score once, at the end", default=None)
     out: Path = setting("folder of the checkpoint, made by this command")
     text_column: str = setting("column that holds the text", default="text")
-    label_column: str = setting("column that holds the label", default="label")
+    label_column: str | None = setting(
+        "column that holds what is right; the task's own (label, labels, score, tags …) where none is given",
+        default=None,
+    )
     dev_fraction: float = setting("share of train cut off as dev, by text", default=0.1, minimum=0, below=1)
-    max_length: int = setting("tokens of a text at the most; longer ones are cut", default=512, minimum=3)
+    max_length: int = setting("tokens of a text at the most", default=512, minimum=3)
+    on_long: str | None = setting(
+        "what becomes of longer ones; the task's own way where none is given", default=None, choices=ON_LONG
+    )
+    stride: int = setting("tokens that neighbouring windows of a long text share", default=64, minimum=0)
     seed: int = setting("seed of the split, the order, the new weights and dropout", default=42, minimum=0)
     pooling: str = setting(
         "what the head reads: the architecture's own (first token), or the mean of all tokens",
@@ -43,6 +51,18 @@ class TrainConfig:
     max_grad_norm: float = setting("gradients longer than this are clipped", default=1.0, minimum=0)
     label_smoothing_factor: float = setting(
         "share of the target spread over all labels", default=0.0, minimum=0, below=1
+    )
+    class_weights: str = setting(
+        "whether rare labels weigh more: by their share of the rows, or by its square root",
+        default="none",
+        choices=("none", "balanced", "sqrt"),
+    )
+    reject_label: str | None = setting(
+        "the answer to texts that no label fits, such as oos; given where the best label's score is too low",
+        default=None,
+    )
+    reject_max_drop: float = setting(
+        "share of the dev rows with other labels that may be rejected wrongly", default=0.01, minimum=0, below=1
     )
     per_device_train_batch_size: int = setting("rows of a step", default=32, minimum=1)
     per_device_eval_batch_size: int = setting("rows of a batch in evaluation", default=64, minimum=1)

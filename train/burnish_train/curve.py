@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-KEPT = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy", "eval_f1_macro")
+KEPT = ("step", "epoch", "loss", "learning_rate")
 
 
 def points(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Return Trainer's log without what is no curve; each point has its step and either a loss or dev scores."""
-    kept = [{key: entry[key] for key in KEPT if key in entry} for entry in history]
+    kept: list[dict[str, float]] = [
+        {key: value for key, value in entry.items() if key in KEPT or key.startswith("eval_")} for entry in history
+    ]
     return [point for point in kept if "loss" in point or "eval_loss" in point]
 
 

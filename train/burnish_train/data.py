@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import FORMATS, columns_of, field_text, read_rows
+from burnish_serve.rows import FORMATS, read_rows
+from burnish_serve.tasks import Task, task_named
 from burnish_train.config import TrainConfig
 
 
@@ -27,8 +28,14 @@ from burnish_train.config import TrainConfig
 class Example:
     """One labelled row."""
 
-    text: str
-    label: str
+    asked: dict[str, Any]
+    """The row by the task's own columns."""
+    texts: tuple[str, ...]
+    """What the model reads of it."""
+    right: Any
+    """What is right, as the task understands it."""
+    label: Any = None
+    """What is right, as it stood in the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +45,8 @@ class Splits:
     train: list[Example]
     dev: list[Example]
     test: list[Example]
-    labels: tuple[str, ...]
-    """All labels of train, sorted: their order is that of the logits."""
+    names: tuple[str, ...]
+    """All labels of train, sorted."""
     sources: dict[str, dict[str, Any]]
     """Where each split comes from: name, sha256, rows."""
     warnings: tuple[str, ...]
@@ -52,19 +59,20 @@ def read_splits(config: TrainConfig) -> Splits:
         InputError: rows that cannot be used, with file and line.
     """
     warnings: list[str] = []
+    task = task_named(config.task)
     given = {"train": config.train, "dev": config.dev, "test": config.test}
     splits = {name: _read(source, name, config, warnings) for name, source in given.items() if source}
     sources: dict[str, dict[str, Any]] = {
         name: {"source": given[name], "sha256": _sha256(rows), "rows": len(rows)} for name, rows in splits.items()
     }
-    labels = tuple(sorted({row.label for row in splits["train"]}))
-    if len(labels) < 2:
+    names = tuple(sorted({name for row in splits["train"] for name in task.names(row.right)}))
+    if task.problem_type == "single_label_classification" and len(names) < 2:
         raise InputError(
-            f"{config.train}: all rows have the label {labels[0]!r}; a classifier needs at least two labels"
+            f"{config.train}: all rows have the label {names[0]!r}; a classifier needs at least two labels"
         )
     for name in ("dev", "test"):
-        _check_labels(splits.get(name, []), labels, f"{given[name]}", config.train)
-    warnings += _label_warnings(splits["train"])
+        _check_labels(splits.get(name, []), task, names, f"{given[name]}", config.train)
+    warnings += _label_warnings(splits["train"], task)
     if "dev" not in splits:
         splits["train"], splits["dev"] = cut_dev(splits["train"], config.dev_fraction, config.seed)
         rule = {"cut_from": "train", "fraction": config.dev_fraction, "seed": config.seed, "rows": len(splits["dev"])}
@@ -77,7 +85,7 @@ def read_splits(config: TrainConfig) -> Splits:
         train=splits["train"],
         dev=splits["dev"],
         test=splits.get("test", []),
-        labels=labels,
+        names=names,
         sources=sources,
         warnings=tuple(warnings),
     )
@@ -86,39 +94,35 @@ def read_splits(config: TrainConfig) -> Splits:
 def cut_dev(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Return (train, dev): the fraction is taken from each label, by text, so that no text stands in both.
 
-    Labels with too few texts for a dev row stay in train.
+    Labels with too few texts for a dev row stay in train. Where a row has not one label, it is taken from all rows.
     """
-    texts: dict[str, list[Example]] = {}
+    texts: dict[tuple[str, ...], list[Example]] = {}
     for row in rows:
-        texts.setdefault(row.text, []).append(row)
-    by_label: dict[str, list[str]] = {}
+        texts.setdefault(row.texts, []).append(row)
+    by_label: dict[str, list[tuple[str, ...]]] = {}
     for text, same in texts.items():
-        by_label.setdefault(same[0].label, []).append(text)
+        by_label.setdefault(same[0].right if isinstance(same[0].right, str) else "", []).append(text)
     random = np.random.default_rng(seed)
-    chosen: set[str] = set()
+    chosen: set[tuple[str, ...]] = set()
     for label in sorted(by_label):
         of_label = by_label[label]
         take = min(round(fraction * len(of_label)), len(of_label) - 1)
         chosen.update(of_label[i] for i in random.permutation(len(of_label))[:take])
-    return [row for row in rows if row.text not in chosen], [row for row in rows if row.text in chosen]
+    return [row for row in rows if row.texts not in chosen], [row for row in rows if row.texts in chosen]
 
 
 def _read(source: str, split: str, config: TrainConfig, warnings: list[str]) -> list[Example]:
+    task = task_named(config.task)
     rows, empty = [], []
     is_file = Path(source).is_file() or Path(source).suffix.lower() in FORMATS
     for number, row in read_rows(source) if is_file else _read_dataset(source, split):
         where = f"{source}:{number}"
-        text = field_text(row, config.text_column, where)
-        label = row.get(config.label_column)
-        if label is None or label == "":
-            if config.label_column not in row:
-                there = columns_of(row)
-                raise InputError(f"{where}: no column {config.label_column!r}; the columns there are: {there}")
-            raise InputError(f"{where}: the label in column {config.label_column!r} is empty")
-        if isinstance(label, dict | list | float):
-            raise InputError(f"{where}: a label is text or a whole number, not {json.dumps(label)}")
-        if text.strip():
-            rows.append(Example(text, str(label)))
+        asked = task.asked(row, where, config.text_column)
+        column = config.label_column or task.label_column_of(asked)
+        right = task.right(row, asked, column, where)
+        texts = task.texts(asked, where)
+        if any(text.strip() for text in texts):
+            rows.append(Example(asked, texts, right, _as_json(right, row.get(column))))
         else:
             empty.append(number)
     if empty:
@@ -126,6 +130,13 @@ def _read(source: str, split: str, config: TrainConfig, warnings: list[str]) -> 
     if not rows:
         raise InputError(f"{source} has no rows")
     return rows
+
+
+def _as_json(right: Any, label: Any) -> Any:
+    """Return what is right as a row of JSON holds it, whichever format it came from."""
+    if isinstance(right, str | float):
+        return right
+    return sorted(right) if isinstance(right, frozenset) else label
 
 
 def _read_dataset(name: str, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -148,20 +159,21 @@ def _read_dataset(name: str, split: str) -> Iterator[tuple[int, dict[str, Any]]]
         yield number, {key: names[key](value) if key in names else value for key, value in row.items()}
 
 
-def _check_labels(rows: Sequence[Example], labels: Sequence[str], source: str, train: str) -> None:
-    unknown = sorted({row.label for row in rows} - set(labels))
+def _check_labels(rows: Sequence[Example], task: Task, names: Sequence[str], source: str, train: str) -> None:
+    unknown = sorted({name for row in rows for name in task.names(row.right)} - set(names))
     if unknown:
         shown = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
-        known = ", ".join(map(repr, labels[:10])) + (" …" if len(labels) > 10 else "")
+        known = ", ".join(map(repr, names[:10])) + (" …" if len(names) > 10 else "")
         raise InputError(f"{source}: labels that {train} does not have: {shown}; known are: {known}")
 
 
-def _label_warnings(rows: Sequence[Example]) -> list[str]:
-    counts = collections.Counter(row.label for row in rows)
+def _label_warnings(rows: Sequence[Example], task: Task) -> list[str]:
+    counts = collections.Counter(name for row in rows for name in task.names(row.right))
     rare = sorted(label for label, count in counts.items() if count < 2)
-    by_text: dict[str, set[str]] = {}
+    by_text: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
-        by_text.setdefault(row.text, set()).add(row.label)
+        if isinstance(row.right, str):
+            by_text.setdefault(row.texts, set()).add(row.right)
     torn = [text for text, found in by_text.items() if len(found) > 1]
     warnings = []
     if rare:
@@ -170,7 +182,7 @@ def _label_warnings(rows: Sequence[Example]) -> list[str]:
         )
     if torn:
         both = ", ".join(sorted(by_text[torn[0]]))
-        warnings.append(f"train: {_count(torn, 'text')} with more than one label, such as {torn[0][:80]!r} ({both})")
+        warnings.append(f"train: {_count(torn, 'text')} with more than one label, such as {_shown(torn[0])} ({both})")
     return warnings
 
 
@@ -178,14 +190,18 @@ def _overlap_warnings(splits: dict[str, list[Example]]) -> list[str]:
     warnings = []
     names = list(splits)
     for i, first in enumerate(names):
-        seen = {row.text for row in splits[first]}
-        shares = ((second, sorted({row.text for row in splits[second]} & seen)) for second in names[i + 1 :])
+        seen = {row.texts for row in splits[first]}
+        shares = ((second, sorted({row.texts for row in splits[second]} & seen)) for second in names[i + 1 :])
         warnings += [
-            f"{first} and {second} share {_count(shared, 'text')}, such as {shared[0][:80]!r}"
+            f"{first} and {second} share {_count(shared, 'text')}, such as {_shown(shared[0])}"
             for second, shared in shares
             if shared
         ]
     return warnings
+
+
+def _shown(texts: tuple[str, ...]) -> str:
+    return " and ".join(repr(text[:80]) for text in texts)
 
 
 def _count(items: Sequence[object], one: str, many: str | None = None) -> str:
@@ -196,5 +212,5 @@ def _sha256(rows: Sequence[Example]) -> str:
     """Return the hash of the rows themselves, the same for the same data in any file format."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.text, row.label], ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps([*row.asked.values(), row.label], ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()

@@ -8,9 +8,9 @@ together there and renamed to ``OUT``. A run that was killed goes on from the la
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,16 @@ from transformers.trainer_utils import get_last_checkpoint
 from burnish_serve import machine
 from burnish_serve.config import to_dict
 from burnish_serve.errors import BurnishError, InputError
-from burnish_serve.runner import Runner, windows
-from burnish_serve.tasks import Task, task_named
-from burnish_serve.text import TextEncoder
+from burnish_serve.runner import Runner
+from burnish_serve.tasks import Decoding, task_named
 from burnish_train import checkpoint, curve
 from burnish_train.config import TrainConfig
-from burnish_train.data import Example, Splits, read_splits
+from burnish_train.data import Splits, read_splits
 from burnish_train.device import use_bf16, use_cuda
 from burnish_train.heads import PooledClassifier
-from burnish_train.losses import LOSSES
-from burnish_train.order import EpochTrainer
 from burnish_train.progress import SaveEvery, StepBar
+from burnish_train.targets import TARGETS, Target
+from burnish_train.trainer import TaskTrainer
 from burnish_train.work import disk_is_full, prepare
 
 PROBE_ROWS = 10_000
@@ -94,20 +93,33 @@ def _run(
 ) -> dict[str, Any]:
     transformers.set_seed(config.seed)
     task = task_named(config.task)
-    tokenizer, model = checkpoint.load_encoder(config.model, task.head, splits.labels, config.pooling)
+    kind = TARGETS[config.task]
+    labels = kind.labels_of(splits.names, config)
+    tokenizer, model = checkpoint.load_encoder(config.model, task, labels, config.pooling)
     (work / "tokenizer").mkdir(exist_ok=True)
-    encoder = checkpoint.encoder_for(tokenizer, work / "tokenizer", config.max_length, model)
+    encoder = checkpoint.encoder_for(
+        task,
+        tokenizer,
+        work / "tokenizer",
+        model,
+        max_length=config.max_length,
+        stride=config.stride,
+        on_long=config.on_long,
+    )
     say(
         f"{len(splits.train)} rows to train, {len(splits.dev)} dev, {len(splits.test)} test, "
-        f"{len(splits.labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, "
+        f"{len(labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, "
         f"{'bf16' if bf16 else 'fp32'}"
     )
     if last:
         say(f"going on from {last}")
     if not cuda:
         torch.set_num_threads(machine.num_threads())
-    trainer = make_trainer(config, work, splits, task, tokenizer, model, encoder, cuda=cuda, bf16=bf16)
-    if isinstance(model, PooledClassifier) and not last:
+    model.to("cuda" if cuda else "cpu")
+    runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
+    target = kind(task, config, labels, splits.train)
+    trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, bf16=bf16)
+    if isinstance(model, PooledClassifier) and target.probe and not last:
         say(f"starting the head from a linear probe of {min(len(splits.train), PROBE_ROWS)} rows")
         probe_head(trainer, model, config)
     try:
@@ -118,58 +130,30 @@ def _run(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
             f"{saved}; the same command with --resume goes on"
         ) from error
-    return write_result(config, work, splits, trainer, tokenizer, encoder, started)
+    return write_result(config, work, splits, trainer, tokenizer, started)
 
 
-def probe_head(trainer: transformers.Trainer, model: PooledClassifier, config: TrainConfig) -> None:
+def probe_head(trainer: TaskTrainer, model: PooledClassifier, config: TrainConfig) -> None:
     """Start the head of a pooled classifier from a linear probe of the train rows."""
     rows: Any = trainer.train_dataset
     chosen = np.random.default_rng(config.seed).permutation(len(rows))[:PROBE_ROWS]
-    order = sorted(chosen, key=lambda i: len(rows[i]["input_ids"]))
-    vectors, labels = [], []
-    model.eval()
-    with torch.no_grad(), trainer.autocast_smart_context_manager():
-        for batch in windows(order, config.per_device_eval_batch_size):
-            inputs = trainer.data_collator([rows[i] for i in batch]).to(model.device)
-            labels.append(inputs.pop("labels"))
-            vectors.append(model.pooled(**inputs))
-    model.probe(torch.cat(vectors), torch.cat(labels), config.label_smoothing_factor)
+    vectors, labels = trainer.vectors([rows[i] for i in chosen])
+    model.probe(vectors, lambda outputs: trainer.target.loss(outputs, labels, {}))
 
 
 def make_trainer(
     config: TrainConfig,
     work: Path,
     splits: Splits,
-    task: Task,
-    tokenizer: Any,
     model: Any,
-    encoder: TextEncoder,
+    runner: Runner,
+    target: Target,
     *,
     cuda: bool,
     bf16: bool,
-) -> transformers.Trainer:
+) -> TaskTrainer:
     """Return the Trainer of this run."""
-    inputs = checkpoint.input_names(model.config)
-
-    def tensors(rows: Sequence[Example]) -> list[dict[str, Any]]:
-        items = []
-        for row, encoded in zip(rows, encoder([(row.text,) for row in rows]), strict=True):
-            item: dict[str, Any] = {"input_ids": encoded.ids.tolist(), "labels": splits.labels.index(row.label)}
-            if "token_type_ids" in inputs:
-                item["token_type_ids"] = encoded.type_ids.tolist()
-            items.append(item)
-        return items
-
-    def metrics(prediction: transformers.EvalPrediction) -> dict[str, float]:
-        names = splits.labels
-        scores = task.score(
-            [names[i] for i in prediction.label_ids], [names[i] for i in prediction.predictions.argmax(-1)], names
-        )
-        return {key: value for key, value in scores.items() if isinstance(value, float)}
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        return LOSSES[task.head](outputs.logits, labels, config.label_smoothing_factor)
-
+    task = runner.task
     has_dev = bool(splits.dev)
     steps = len(splits.train) * config.num_train_epochs / config.per_device_train_batch_size
     arguments = transformers.TrainingArguments(
@@ -202,14 +186,13 @@ def make_trainer(
         average_tokens_across_devices=False,
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
     )
-    trainer = EpochTrainer(
-        model=model,
-        args=arguments,
-        data_collator=transformers.DataCollatorWithPadding(tokenizer),
-        train_dataset=tensors(splits.train),
-        eval_dataset=tensors(splits.dev) if has_dev else None,
-        compute_metrics=metrics,
-        compute_loss_func=loss,
+    trainer = TaskTrainer(
+        runner,
+        model,
+        target,
+        splits.train,
+        splits.dev,
+        arguments,
         callbacks=[StepBar(task.metric), SaveEvery(config.save_steps)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
@@ -219,26 +202,27 @@ def make_trainer(
 
 
 def write_result(
-    config: TrainConfig,
-    work: Path,
-    splits: Splits,
-    trainer: transformers.Trainer,
-    tokenizer: Any,
-    encoder: TextEncoder,
-    started: float,
+    config: TrainConfig, work: Path, splits: Splits, trainer: TaskTrainer, tokenizer: Any, started: float
 ) -> dict[str, Any]:
     """Score the chosen weights in float32, write the checkpoint and rename it to its place."""
     final = work / "final"
     shutil.rmtree(final, ignore_errors=True)
     final.mkdir()
-    task = task_named(config.task)
-    model = checkpoint.runner_for(trainer.model, encoder, tokenizer.pad_token_id, task)
+    runner, task = trainer.runner, trainer.runner.task
+    trainer.model.eval()
+    outputs = {"dev": runner.outputs(trainer.dev_asked)}
+    asked = {"dev": trainer.dev_asked, "test": runner.encode([example.asked for example in splits.test])}
+    outputs["test"] = runner.outputs(asked["test"])
+    decoding = trainer.target.fit(asked["dev"], outputs["dev"], splits.dev)
+    runner.reading = runner.reading.with_decoding(decoding)
     points = curve.points(trainer.state.log_history)
     record: dict[str, Any] = {
         "task": config.task,
-        "labels": list(splits.labels),
-        "max_length": encoder.max_length,
+        "labels": list(runner.labels),
+        "max_length": runner.encoder.max_length,
+        "stride": runner.encoder.stride,
         "pooling": config.pooling,
+        "decoding": dataclasses.asdict(decoding),
         "base_model": config.model,
         "settings": to_dict(config),
         "data": splits.sources,
@@ -247,7 +231,11 @@ def write_result(
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "precision": "bf16" if trainer.args.bf16 else "fp32",
-        "metrics": {name: score(model, rows) for name in ("dev", "test") if (rows := getattr(splits, name))},
+        "metrics": {
+            name: task.score([row.right for row in rows], runner.decode(asked[name], outputs[name]), runner.reading)
+            for name, rows in (("dev", splits.dev), ("test", splits.test))
+            if rows
+        },
         "curve": points,
         "machine": machine.description(),
         "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
@@ -256,9 +244,8 @@ def write_result(
     curve.draw(points, final / "curve.png", task.metric)
     sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
     rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}
-    columns = (task.text_columns[0], task.label_column)
     as_rows = {
-        name: [dict(zip(columns, (row.text, row.label), strict=True)) for row in some] for name, some in rows.items()
+        name: [{**row.asked, task.label_column_of(row.asked): row.label} for row in some] for name, some in rows.items()
     }
     checkpoint.write(final, tokenizer, trainer.model, record, as_rows)
     if config.out.exists():
@@ -266,10 +253,3 @@ def write_result(
     final.rename(config.out)
     shutil.rmtree(work)
     return record
-
-
-def score(model: Runner, rows: Sequence[Example]) -> dict[str, Any]:
-    """Return the task's metrics of a model on rows."""
-    logits = model.logits([row.text for row in rows])
-    predicted = [model.labels[i] for i in logits.argmax(-1)]
-    return model.task.score([row.label for row in rows], predicted, model.labels)

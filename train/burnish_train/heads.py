@@ -9,6 +9,7 @@ anywhere, and the head beside it in ``head.safetensors``; ``burnish.json`` says 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from burnish_serve.tasks.pooling import POOLINGS
-from burnish_train.losses import cross_entropy
 
 HEAD_FILE = "head.safetensors"
 PROBE_STEPS = 100
@@ -59,7 +59,7 @@ class PooledClassifier(torch.nn.Module):
         vectors = self.pooled(input_ids, attention_mask, **rest)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(vectors)))
 
-    def probe(self, vectors: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> None:
+    def probe(self, vectors: torch.Tensor, loss_of: Callable[[SequenceClassifierOutput], torch.Tensor]) -> None:
         """Start the head where a linear probe of the frozen encoder ends.
 
         A head of random weights sends large, blind gradients into the encoder and bends what it knows; one that is
@@ -67,8 +67,7 @@ class PooledClassifier(torch.nn.Module):
 
         Args:
             vectors: float32 ``[rows, width]`` of `pooled`.
-            labels: int64 ``[rows]``.
-            label_smoothing: as in training.
+            loss_of: the loss of training, for logits of these rows.
         """
         centre, spread = vectors.mean(0), vectors.std()
         scaled = (vectors - centre) / spread
@@ -78,7 +77,8 @@ class PooledClassifier(torch.nn.Module):
 
         def loss() -> torch.Tensor:
             solver.zero_grad()
-            value = cross_entropy(scaled @ weight.T + bias, labels, label_smoothing) + PROBE_DECAY * (weight**2).sum()
+            value = loss_of(SequenceClassifierOutput(logits=scaled @ weight.T + bias))
+            value = value + PROBE_DECAY * (weight**2).sum()
             value.backward()
             return value
 

@@ -3,7 +3,8 @@
 Trainer draws each epoch's order from the state of PyTorch's generator, which a resumed process does not have: inside an
 epoch it would skip other rows than those it has seen. Here the order follows from seed and epoch alone.
 
->>> EpochTrainer(model=model, args=arguments, train_dataset=rows).train()  # doctest: +SKIP
+>>> list(EpochSampler(2, [{"input_ids": [1, 2]}, {"input_ids": [1]}], seed=0))  # doctest: +SKIP
+[0, 1]
 """
 
 from __future__ import annotations
@@ -12,15 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-import transformers
 from transformers.trainer_pt_utils import LengthGroupedSampler
-
-
-class EpochTrainer(transformers.Trainer):
-    """transformers' Trainer with `EpochSampler`."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return EpochSampler(self.args.train_batch_size, train_dataset or self.train_dataset, seed=self.args.seed)
 
 
 class EpochSampler(LengthGroupedSampler):

@@ -12,8 +12,10 @@ from burnish_serve.bundle import MANIFEST, is_bundle
 from burnish_serve.cli.options import (
     device_option,
     label_column_option,
+    on_long_option,
     provider_option,
     signature_option,
+    task_options,
     text_column_option,
     threads_option,
     variant_option,
@@ -29,6 +31,8 @@ from burnish_serve.runner import Runner, load
 @click.argument("bundle", metavar="BUNDLE|CHECKPOINT")
 @click.option("--data", required=True, help="labelled rows: .jsonl .csv .tsv .parquet")
 @click.option("--out", help="file for each row with its answer and whether it was right")
+@task_options
+@on_long_option
 @text_column_option
 @label_column_option
 @variant_option
@@ -41,8 +45,10 @@ def command(
     bundle: str,
     data: str,
     out: str | None,
+    options: dict[str, Any],
+    on_long: str | None,
     text_column: str,
-    label_column: str,
+    label_column: str | None,
     variant: str | None,
     public_key: str | None,
     device: str,
@@ -54,11 +60,17 @@ def command(
     On a checkpoint of `burnish train` the same verb runs PyTorch in float32 (extra: train).
     """
     model = open_model(
-        bundle, device=device, provider=provider, variant=variant, threads=threads, public_key=public_key
+        bundle,
+        device=device,
+        provider=provider,
+        variant=variant,
+        threads=threads,
+        public_key=public_key,
+        on_long=on_long,
     )
     examples = read_labelled(data, model.task, model.labels, text_column=text_column, label_column=label_column)
     with RowWriter(out) if out else _Nowhere() as writer:
-        result = evaluate(model, examples)
+        result = evaluate(model, examples, **options)
         writer.write(result.rows)
     metrics, intervals = result.metrics, result.intervals
     report = {
@@ -85,6 +97,7 @@ def open_model(
     threads: int | None,
     provider: str | None = None,
     public_key: str | None = None,
+    on_long: str | None = None,
 ) -> Runner:
     """Return what answers for a bundle, or of a checkpoint where the extra train is installed.
 
@@ -97,7 +110,15 @@ def open_model(
     if not path.is_dir():
         raise InputError(f"no such bundle or checkpoint: {folder}")
     if is_bundle(path) or (path / "onnx").is_dir():
-        return load(path, device=device, provider=provider, variant=variant, threads=threads, public_key=public_key)
+        return load(
+            path,
+            device=device,
+            provider=provider,
+            variant=variant,
+            threads=threads,
+            public_key=public_key,
+            on_long=on_long,
+        )
     if not (path / "config.json").is_file():
         raise BundleError(f"{folder} is neither a bundle (no {MANIFEST}) nor a checkpoint (no config.json)")
     if public_key is not None:
@@ -111,7 +132,7 @@ def open_model(
             raise InputError(f"{folder} is a checkpoint and has no variants")
         if provider:
             raise InputError(f"{folder} is a checkpoint, which PyTorch runs: choose with --device, not --provider")
-        model: Runner = opener(path, device=device, threads=threads)
+        model: Runner = opener(path, device=device, threads=threads, on_long=on_long)
         return model
     raise MissingExtraError(f"{folder} is a checkpoint, which", "train")
 

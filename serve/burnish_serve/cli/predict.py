@@ -11,8 +11,10 @@ import click
 from burnish_serve import machine
 from burnish_serve.cli.options import (
     device_option,
+    on_long_option,
     provider_option,
     signature_option,
+    task_options,
     text_column_option,
     threads_option,
     variant_option,
@@ -21,21 +23,6 @@ from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import InputError
 from burnish_serve.rows import RowWriter, count_rows, read_rows
 from burnish_serve.runner import WINDOW, Runner, load, windows
-from burnish_serve.tasks import Answer
-
-
-class TopK(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """A whole number from 1, or ``all``."""
-
-    name = "N|all"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or ``all``."""
-        if value == "all" or isinstance(value, int):
-            return value
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is neither a whole number from 1 nor 'all'", param, ctx)
-        return int(value)
 
 
 @click.command("predict", short_help="answer the rows of a file, or texts")
@@ -43,7 +30,8 @@ class TopK(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
 @click.argument("source", required=False, metavar="[INPUT|-]")
 @click.option("--text", "texts", multiple=True, help="a text to answer; may be given several times")
 @click.option("--out", help="file for the answers: .jsonl .csv .tsv .parquet; standard output where none is given")
-@click.option("--top-k", type=TopK(), default=1, help="how many labels a row, best first  [default: 1]")
+@task_options
+@on_long_option
 @text_column_option
 @variant_option
 @signature_option
@@ -56,7 +44,8 @@ def command(
     source: str | None,
     texts: tuple[str, ...],
     out: str | None,
-    top_k: Any,
+    options: dict[str, Any],
+    on_long: str | None,
     text_column: str,
     variant: str | None,
     public_key: str | None,
@@ -76,17 +65,25 @@ def command(
     if as_json and not out:
         raise click.UsageError("--json prints a summary and needs --out for the answers")
     started = time.perf_counter()
-    model = load(bundle, device=device, provider=provider, variant=variant, threads=threads, public_key=public_key)
+    model = load(
+        bundle,
+        device=device,
+        provider=provider,
+        variant=variant,
+        threads=threads,
+        public_key=public_key,
+        on_long=on_long,
+    )
     loaded = time.perf_counter()
     rows = enumerate(({"text": text} for text in texts), 1) if source is None else read_rows(source)
     name = source or "--text"
     done, truncated = 0, 0
     with RowWriter(out) as writer, _bar(source) as bar:
         for window in windows(rows, WINDOW):
-            answered = _answer(model, window, name, "text" if source is None else text_column, top_k)
+            answered, cut = _answer(model, window, name, "text" if source is None else text_column, options)
             writer.write(answered)
             done += len(answered)
-            truncated += sum(_is_cut(row["answer"]) for row in answered)
+            truncated += cut
             bar.update(len(answered))
         if not done:  # said inside the block, which then leaves an older file as it was
             raise InputError(f"{name} has no rows")
@@ -105,24 +102,23 @@ def command(
     }
     text = f"{done} rows in {seconds:.1f} s ({done / seconds:,.0f} a second, {model.variant}), written to {out}"
     if truncated:
-        click.echo(
-            f"burnish: warning: {truncated} of {done} texts were cut at {model.encoder.max_length} tokens", err=True
-        )
+        told = f"{truncated} of {done} texts were cut at {model.encoder.max_length} tokens"
+        click.echo(f"burnish: warning: {told} (--on-long window reads them whole)", err=True)
     return Report(summary, text if out else "")
 
 
 def _answer(
-    model: Runner, window: list[tuple[int, dict[str, Any]]], name: str, column: str, top_k: Any
-) -> list[dict[str, Any]]:
-    """Return each row with its answer added."""
-    asked = [model.task.texts(row, column, f"{name}:{number}") for number, row in window]
-    answers = model(asked, top_k=None if top_k == "all" else top_k)
-    return [{**row, "answer": answer} for (_, row), answer in zip(window, answers, strict=True)]
-
-
-def _is_cut(answer: Answer) -> bool:
-    first = answer[0] if isinstance(answer, list) else answer
-    return bool(first.get("truncated"))
+    model: Runner, window: list[tuple[int, dict[str, Any]]], name: str, column: str, options: dict[str, Any]
+) -> tuple[list[dict[str, Any]], int]:
+    """Return each row with its answer added, and how many were cut; an answer that cannot say so has it beside it."""
+    asked = model.encode([model.task.asked(row, f"{name}:{number}", column) for number, row in window])
+    answers = model.decode(asked, model.outputs(asked), **options)
+    rows = [{**row, "answer": answer} for (_, row), answer in zip(window, answers, strict=True)]
+    for row, one in zip(rows, asked, strict=True):
+        answer = row["answer"]
+        if one.truncated and isinstance(answer, list) and not any(isinstance(part, dict) for part in answer):
+            row["truncated"] = True
+    return rows, sum(one.truncated for one in asked)
 
 
 def _bar(source: str | None) -> Any:

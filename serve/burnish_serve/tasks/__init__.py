@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from burnish_serve.errors import InputError
-from burnish_serve.tasks import text_classification
-from burnish_serve.tasks.task import Answer, Logits, Row, Task
+from burnish_serve.tasks import feature_extraction, multi_label, regression, text_classification
+from burnish_serve.tasks.task import Answer, Asked, Decoding, Encoded, Logits, Outputs, Reading, Row, Task
 
-__all__ = ["TASKS", "Answer", "Logits", "Row", "Task", "task_named"]
+__all__ = [
+    "TASKS",
+    "Answer",
+    "Asked",
+    "Decoding",
+    "Encoded",
+    "Logits",
+    "Outputs",
+    "Reading",
+    "Row",
+    "Task",
+    "task_named",
+]
 
-TASKS: dict[str, Task] = {task.name: task for task in (text_classification.TASK,)}
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK
+    for module in (
+        text_classification,
+        multi_label,
+        regression,
+        feature_extraction,
+    )
+}
 
 
 def task_named(name: str) -> Task:

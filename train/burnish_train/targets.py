@@ -1,0 +1,214 @@
+"""What each task learns from: labels as tensors, the loss, and what is fitted on dev rows afterwards.
+
+>>> target = target_for(task, config, labels)  # doctest: +SKIP
+>>> target.loss(outputs, target.stack([0, 3], 12), inputs)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from burnish_serve.batching import Ids
+from burnish_serve.runner import model_inputs
+from burnish_serve.tasks import Asked, Decoding, Encoded, Outputs, Task
+from burnish_serve.tasks.pooling import mean
+from burnish_train import fitting, losses
+from burnish_train.config import TrainConfig
+from burnish_train.data import Example
+
+
+class Target:
+    """What a task learns from; one class for each kind, by the task's name in `TARGETS`.
+
+    Args:
+        task: what is asked.
+        config: the settings.
+        labels: names of the logits.
+        train: the rows to learn from, for what is counted on them.
+    """
+
+    probe = False
+    """Whether a pooled head can be started from a linear probe with this loss."""
+
+    def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
+        self.task = task
+        self.config = config
+        self.labels = list(labels)
+        self.numbers = {label: number for number, label in enumerate(labels)}
+
+    @classmethod
+    def labels_of(cls, names: Sequence[str], config: TrainConfig) -> tuple[str, ...]:
+        """Return the names of the logits for the sorted names that stand in the train rows."""
+        return tuple(names)
+
+    def values(self, example: Example, asked: Asked) -> list[Any]:
+        """Return what is right for each window of a row; None for windows that nothing can be learned from."""
+        return [self.value(example)] * len(asked.windows)
+
+    def value(self, example: Example) -> Any:
+        """Return what is right for a row whose windows have it in common."""
+        raise NotImplementedError
+
+    def batch(
+        self, items: Sequence[Mapping[str, Any]], inputs: Sequence[str], pad_token_id: int
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors of one step: int64 ``[windows, longest]`` for each input, and ``labels``."""
+        windows = [window for item in items for window in item["windows"]]
+        arrays: dict[str, Ids] = model_inputs(windows, inputs, pad_token_id)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        length = tensors["input_ids"].shape[1]
+        return {**tensors, "labels": self.stack([item["value"] for item in items], length)}
+
+    def items(self, examples: Sequence[Example], asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """Return what a step learns from: windows that belong together, what is right, and ids to sort by length."""
+        return [
+            item(windows, value)
+            for example, row in zip(examples, asked, strict=True)
+            for windows, value in zip(self.together(row), self.values(example, row), strict=True)
+            if value is not None
+        ]
+
+    def together(self, asked: Asked) -> list[tuple[Encoded, ...]]:
+        """Return the windows of a row that make one item each."""
+        return [(window,) for window in asked.windows]
+
+    def stack(self, values: Sequence[Any], length: int) -> torch.Tensor:
+        """Return what is right for a batch of items, padded to so many tokens where it is by token."""
+        return torch.tensor(values)
+
+    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean loss of a model's outputs."""
+        raise NotImplementedError
+
+    def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
+        """Return what turns outputs into answers best, on dev rows."""
+        return Decoding()
+
+
+class Classes(Target):
+    """One label out of several."""
+
+    probe = True
+
+    def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
+        super().__init__(task, config, labels, train)
+        counts = collections.Counter(example.right for example in train)
+        self.weights = losses.class_weights([counts[label] for label in labels], len(train), config.class_weights)
+
+    def value(self, example: Example) -> int:
+        """Return the number of the label."""
+        return self.numbers[example.right]
+
+    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the cross-entropy of logits ``[rows, labels]``."""
+        smoothing = self.config.label_smoothing_factor
+        return losses.cross_entropy(outputs.logits, labels, smoothing, self.weights)
+
+    def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
+        """Return temperature and limit of the reject option, where a label for it is given."""
+        label = self.config.reject_label
+        if not label or not len(asked):
+            return Decoding(reject_label=label)
+        logits = np.asarray(outputs, dtype=np.float32)
+        right = np.array([self.numbers[example.right] for example in examples])
+        outside = self.numbers.get(label, -1)
+        temperature = fitting.temperature(logits, right)
+        below = fitting.reject_below(np.float32(1 / temperature) * logits, right, outside, self.config.reject_max_drop)
+        return Decoding(temperature=temperature, reject_label=label, reject_below=below)
+
+
+class Several(Target):
+    """Any number of labels."""
+
+    probe = True
+
+    def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
+        super().__init__(task, config, labels, train)
+        counts = collections.Counter(label for example in train for label in example.right)
+        self.weights = losses.positive_weights([counts[label] for label in labels], len(train), config.class_weights)
+
+    def value(self, example: Example) -> list[float]:
+        """Return 1 for each label that the row has."""
+        return [float(label in example.right) for label in self.labels]
+
+    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the binary cross-entropy of logits ``[rows, labels]``."""
+        return losses.binary_cross_entropy(outputs.logits, labels, self.config.label_smoothing_factor, self.weights)
+
+    def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
+        """Return each label's threshold."""
+        right = np.array([self.value(example) for example in examples]).reshape(len(examples), len(self.labels)) > 0
+        return Decoding(thresholds=fitting.thresholds(np.asarray(outputs), right, self.labels))
+
+
+class Number(Target):
+    """A number."""
+
+    probe = True
+
+    def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
+        super().__init__(task, config, labels, train)
+        numbers = [float(example.right) for example in train]
+        self.range = (min(numbers), max(numbers))
+
+    @classmethod
+    def labels_of(cls, names: Sequence[str], config: TrainConfig) -> tuple[str, ...]:
+        """Return the one name."""
+        return ("score",)
+
+    def value(self, example: Example) -> float:
+        """Return the number."""
+        return float(example.right)
+
+    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean squared error of logits ``[rows, 1]``."""
+        return losses.mean_squared_error(outputs.logits[:, 0], labels)
+
+    def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
+        """Return the range of the train rows."""
+        return Decoding(score_range=self.range)
+
+
+class Similarity(Number):
+    """Two vectors that are as near as a number says."""
+
+    probe = False
+
+    @classmethod
+    def labels_of(cls, names: Sequence[str], config: TrainConfig) -> tuple[str, ...]:
+        """Return none: a vector has no labels."""
+        return ()
+
+    def values(self, example: Example, asked: Asked) -> list[Any]:
+        """Return the one number of a pair."""
+        return [self.value(example)]
+
+    def together(self, asked: Asked) -> list[tuple[Encoded, ...]]:
+        """Return the first window of each text of a pair, as one item."""
+        first = {window.part: window for window in reversed(asked.windows)}
+        return [(first[0], first[1])]
+
+    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the CoSENT loss of the token vectors ``[2 * pairs, length, width]``."""
+        vectors = mean(outputs.last_hidden_state.float(), inputs["attention_mask"])
+        cosines = torch.nn.functional.cosine_similarity(vectors[0::2], vectors[1::2])
+        return losses.cosent(cosines, labels)
+
+
+def item(windows: tuple[Encoded, ...], value: Any) -> dict[str, Any]:
+    """Return one item of a step."""
+    longest = max(windows, key=lambda window: len(window.ids))
+    return {"windows": windows, "value": value, "input_ids": longest.ids}
+
+
+TARGETS: dict[str, type[Target]] = {
+    "text-classification": Classes,
+    "multi-label-classification": Several,
+    "regression": Number,
+    "feature-extraction": Similarity,
+}

@@ -1,0 +1,103 @@
+"""transformers' Trainer around a target of ours: its batches, its loss, and dev rows answered as a user's would be.
+
+>>> trainer = TaskTrainer(runner, target, train, dev, arguments)  # doctest: +SKIP
+>>> trainer.train()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from burnish_serve import batching
+from burnish_serve.runner import Runner
+from burnish_train.data import Example
+from burnish_train.order import EpochSampler
+from burnish_train.targets import Target
+
+
+class TaskTrainer(transformers.Trainer):
+    """A Trainer that learns from a target's items and is scored by the task's own metric.
+
+    Args:
+        runner: answers with the model that is trained.
+        model: the model.
+        target: batches and loss.
+        train: the rows to learn from.
+        dev: the rows to be scored on after each epoch; may be empty.
+        arguments: transformers' settings.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        model: Any,
+        target: Target,
+        train: Sequence[Example],
+        dev: Sequence[Example],
+        arguments: transformers.TrainingArguments,
+        **rest: Any,
+    ) -> None:
+        self.runner = runner
+        self.target = target
+        self.dev = list(dev)
+        self.dev_asked = runner.encode([example.asked for example in dev])
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=lambda items: target.batch(items, runner.inputs, runner.pad_token_id),
+            train_dataset=target.items(train, runner.encode([example.asked for example in train])),
+            eval_dataset=target.items(dev, self.dev_asked) if dev else None,
+            **rest,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return EpochSampler(self.args.train_batch_size, train_dataset or self.train_dataset, seed=self.args.seed)
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        """Return the target's loss of one batch, and the model's outputs where they are asked for."""
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = self.target.loss(outputs, labels, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Return loss and scores on the dev rows, as a user's rows are answered, in the precision of training."""
+        self.model.eval()
+        with torch.no_grad(), self.autocast_smart_context_manager():
+            outputs = self.runner.outputs(self.dev_asked)
+            losses = [self._loss(batch) for batch in self._batches(self.eval_dataset)]
+        decoding = self.target.fit(self.dev_asked, outputs, self.dev)
+        self.runner.reading = self.runner.reading.with_decoding(decoding)
+        answers = self.runner.decode(self.dev_asked, outputs)
+        scores = self.runner.task.score([example.right for example in self.dev], answers, self.runner.reading)
+        found = {"loss": float(np.mean(losses)), **{k: v for k, v in scores.items() if isinstance(v, float)}}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control: transformers.TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _loss(self, items: Sequence[Mapping[str, Any]]) -> float:
+        batch = self._prepare_inputs(self.data_collator(list(items)))
+        return float(self.compute_loss(self.model, batch))
+
+    def _batches(self, items: Any) -> list[list[Any]]:
+        plan = batching.plan([len(item["input_ids"]) for item in items], self.runner.max_batch_tokens)
+        return [[items[i] for i in indices] for indices in plan]
+
+    def vectors(self, rows: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return pooled vectors and labels of items, for a head's linear probe."""
+        vectors, labels = [], []
+        self.model.eval()
+        with torch.no_grad(), self.autocast_smart_context_manager():
+            for items in self._batches(rows):
+                batch = self._prepare_inputs(self.data_collator(items))
+                labels.append(batch.pop("labels"))
+                vectors.append(self.model.pooled(**batch))
+        return torch.cat(vectors), torch.cat(labels)
