@@ -1,8 +1,8 @@
-"""A bundle opened by others: optimum's ORTModel and transformers' pipeline, in an environment of their own.
+"""Bundles opened by others: optimum's ORTModels and transformers' pipelines, in an environment of their own.
 
 optimum-onnx needs a transformers older than ours, so there are two halves. The first runs in ``.venv``: it makes a
-bundle, or takes one, and writes down how it answers. The second runs in ``.venv-compat``, imports nothing of Burnish,
-and ends with one sentence at the first answer that is another.
+bundle for each of three tasks, or takes one, and writes down how it answers. The second runs in ``.venv-compat``,
+imports nothing of Burnish, and ends with one sentence at the first answer that is another.
 
 >>> # make compat
 >>> # make compat BUNDLE=runs/demo/bundle
@@ -19,75 +19,97 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from compat_tokens import LARGEST, DifferentError, check_ids, compare, shown
+
 WORK = Path("runs/compat")
-ROWS, CALIBRATION, EXPECTED = WORK / "rows.jsonl", WORK / "calibration.jsonl", WORK / "expected.json"
-NUM_ROWS, MAX_LENGTH = 100, 64
-LABELS = ("anger", "fear", "joy", "sadness", "surprise")
+EXPECTED = WORK / "expected.json"
 # Variants whose answers depend on no neighbours, and which CPUs compute.
 VARIANTS = ("fp32", "int8", "int8-7bit")
-LARGEST = 1e-5  # difference of a score in float32
-# Empty, blank, not in the vocabulary, accents in both forms, emoji, one word without an end, markup, another script.
-ODD = ["", " ", "☃", "naïve café in Zürich", "nai\u0308ve cafe\u0301", "👍🏽 great 😀😀", "x" * 600, "<b>bold</b>\t\n"]
-ODD += ["東京タワー"]
-
-
-class DifferentError(Exception):
-    """What others find is not what Burnish finds; the message is one sentence."""
+CALIBRATION_ROWS = 32
+# What is asked of each task: the pipeline's arguments and their values, and the flags of `burnish predict` for them.
+MODES: dict[str, dict[str, list[Any]]] = {
+    "text-classification": {"all": ["top_k", None]},
+    "token-classification": {
+        "first": ["aggregation_strategy", "first"],
+        "simple": ["aggregation_strategy", "simple"],
+        "none": ["aggregation_strategy", "none"],
+    },
+    "question-answering": {"best": [], "3 or none": ["top_k", 3, "handle_impossible_answer", True]},
+}
+FLAGS = {
+    "all": ["--top-k", "all"],
+    "first": [],
+    "simple": ["--aggregation-strategy", "simple"],
+    "none": ["--aggregation-strategy", "none"],
+    "best": [],
+    "3 or none": ["--top-k", "3", "--handle-impossible-answer"],
+}
 
 
 def ours(bundle: str | None) -> None:
-    """Write rows, answers, logits and token ids of a bundle, which is made where none is given."""
+    """Write rows, answers, logits and token ids of a bundle, or of one for each task."""
     import starter
-    from burnish_serve import BurnishError, load, open_bundle
-    from burnish_serve.rows import RowWriter, read_rows
-    from burnish_serve.session import DISABLED_OPTIMIZERS, PROVIDERS
+    from burnish_serve import BurnishError, open_bundle
+    from burnish_serve.rows import read_rows
 
     starter.sentences(WORK / "data")
     found = [str(row["text"]) for _, row in read_rows(str(WORK / "data" / "test.jsonl"))]
-    long = [" ".join(found[i : i + 12]) for i in range(0, 120, 12)]
-    texts = [*ODD, *long, *found][:NUM_ROWS]
-    for path, chosen in ((ROWS, texts), (CALIBRATION, found[-64:])):
-        with RowWriter(str(path)) as writer:
-            writer.write([{"text": text} for text in chosen])
-    folder = bundle or make_bundle()
+    task = open_bundle(bundle).manifest.task if bundle else None
+    if task and task not in MODES:
+        raise BurnishError(f"{bundle} is for {task}, and here is compared what these answer: {', '.join(MODES)}")
+    expected = [write_down(name, bundle, found) for name in ([task] if task else MODES)]
+    EXPECTED.write_text(json.dumps(expected), encoding="utf-8")
+
+
+def write_down(task: str, bundle: str | None, sentences: Sequence[str]) -> dict[str, Any]:
+    """Return how a bundle answers, in all its variants; one is made where none is given."""
+    import compat_rows
+    from burnish_serve import load, open_bundle
+    from burnish_serve.rows import RowWriter, read_rows
+    from burnish_serve.session import DISABLED_OPTIMIZERS, PROVIDERS
+
+    work = WORK / task
+    work.mkdir(exist_ok=True)
+    rows = compat_rows.rows(task, sentences)
+    others = compat_rows.rows(task, sentences[-100:])[-CALIBRATION_ROWS:]
+    for name, chosen in (("rows", rows), ("calibration", others)):
+        with RowWriter(str(work / f"{name}.jsonl")) as writer:
+            writer.write(chosen)
+    folder = bundle or make_bundle(task, work)
     manifest = open_bundle(folder).manifest
-    if manifest.task != "text-classification":
-        raise BurnishError(f"{folder} is for {manifest.task}, and here is compared what text-classification answers")
-    expected: dict[str, Any] = {"bundle": folder, "variants": {}}
+    expected: dict[str, Any] = {"task": task, "bundle": folder, "rows": str(work / "rows.jsonl"), "variants": {}}
+    expected |= {"max_length": manifest.max_length, "stride": manifest.stride, "modes": MODES[task]}
     expected["disabled_optimizers"] = DISABLED_OPTIMIZERS[PROVIDERS["cpu"]]
     for name in [name for name in VARIANTS if name in manifest.variants]:
-        out = WORK / f"answers-{name}.jsonl"
-        burnish("predict", folder, ROWS, "--variant", name, "--device", "cpu", "--top-k", "all", "--out", out)
+        answers: dict[str, list[Any]] = {}
+        for mode in MODES[task]:
+            out = work / f"answers-{name}-{mode.replace(' ', '-')}.jsonl"
+            flags = ["--variant", name, "--device", "cpu", *FLAGS[mode], "--out", out]
+            burnish("predict", folder, expected["rows"], *flags)
+            answers[mode] = [row["answer"] for _, row in read_rows(str(out))]
         model = load(folder, variant=name, device="cpu")
-        expected["ids"] = [[int(number) for number in row.windows[0].ids] for row in model.encode(texts)]
+        expected["on_long"] = model.encoder.on_long
+        expected["ids"] = [[window.ids.tolist() for window in row.windows] for row in model.encode(rows)]
         variant = manifest.variants[name]
         expected["variants"][name] = {
             "file": variant.file,
             "tolerance": max(variant.golden_tolerance, variant.max_difference),
-            "logits": model.logits(texts).tolist(),
-            "answers": [row["answer"] for _, row in read_rows(str(out))],
+            "logits": compat_rows.lists(model.logits(rows)),
+            "answers": answers,
         }
-    EXPECTED.write_text(json.dumps(expected), encoding="utf-8")
+    return expected
 
 
-def make_bundle() -> str:
+def make_bundle(task: str, work: Path) -> str:
     """Return the folder of a bundle of the starter encoder with a head drawn at random, which needs no training."""
-    import torch
-    import transformers
-
+    import compat_rows
     import starter
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    checkpoint, bundle = WORK / "checkpoint", WORK / "bundle"
-    torch.manual_seed(0)
-    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(starter.encoder(), **labels)
-    torch.nn.init.normal_(model.classifier.weight, std=0.3)  # scores that spread, as those of a trained head do
-    model.save_pretrained(checkpoint)
-    transformers.AutoTokenizer.from_pretrained(starter.encoder()).save_pretrained(checkpoint)
-    quick = ["--calibrate", CALIBRATION, "--seconds", 0.05, "--max-length", MAX_LENGTH]
-    burnish("export", checkpoint, "--out", bundle, "--task", "text-classification", *quick, "--overwrite")
+    checkpoint, bundle = work / "checkpoint", work / "bundle"
+    compat_rows.make_checkpoint(task, starter.encoder(), checkpoint)
+    quick = ["--calibrate", work / "calibration.jsonl", "--seconds", 0.05]
+    length = compat_rows.MAX_LENGTHS[task]
+    burnish("export", checkpoint, "--out", bundle, "--task", task, "--max-length", length, *quick, "--overwrite")
     return str(bundle)
 
 
@@ -101,68 +123,66 @@ def burnish(*arguments: object) -> None:
 
 
 def theirs() -> None:
-    """Open the bundle with transformers and optimum, and compare what they answer with what was written down.
+    """Open the bundles with transformers and optimum, and compare what they answer with what was written down.
 
     Raises:
         DifferentError: ids, labels, scores or logits are not the same.
     """
+    import onnxruntime
     import transformers
 
-    expected = json.loads(EXPECTED.read_text(encoding="utf-8"))
-    bundle = expected["bundle"]
-    texts = [json.loads(line)["text"] for line in ROWS.read_text(encoding="utf-8").splitlines()]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(bundle)
-    for text, ids in zip(texts, expected["ids"], strict=True):
-        if (found := tokenizer(text, truncation=True)["input_ids"]) != ids:
-            raise DifferentError(f"AutoTokenizer makes other ids of {text!r}: {found}, not {ids}")
+    transformers.logging.set_verbosity_error()
     versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "optimum-onnx", "onnxruntime"))
-    print(f"{bundle}, {len(texts)} rows, {versions}\nAutoTokenizer: the same ids for each row\n")
-    print(f"{'variant':<11}{'opened as':<40}{'labels':>10}{'largest difference':>30}")
-    for name, about in expected["variants"].items():
-        for line in compare(bundle, name, about, texts, tokenizer, expected["disabled_optimizers"]):
-            print(f"{name:<11}{line}", flush=True)
+    for task in json.loads(EXPECTED.read_text(encoding="utf-8")):
+        rows = [json.loads(line) for line in Path(task["rows"]).read_text(encoding="utf-8").splitlines()]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(task["bundle"])
+        windows = check_ids(tokenizer, rows, task)
+        print(f"\n{task['bundle']}, {len(rows)} rows, {versions}\nAutoTokenizer: the same ids, {windows} windows\n")
+        print(f"{'variant':<11}{'opened as':<46}{'compared':>24}{'largest difference':>24}")
+        like_ours = onnxruntime.SessionOptions()
+        disabled = ";".join(task["disabled_optimizers"])
+        like_ours.add_session_config_entry("optimization.disable_specified_optimizers", disabled)
+        for name, about in task["variants"].items():
+            for options, said in ((None, ""), (like_ours, ", our options")):
+                if task["task"] == "text-classification":
+                    lines = compare_texts(task, name, about, tokenizer, [row["text"] for row in rows], options, said)
+                else:
+                    lines = compare(task, name, about, tokenizer, rows, options, said)
+                for line in lines:
+                    print(f"{name:<11}{line}", flush=True)
 
 
-def compare(
-    bundle: str, name: str, about: Any, texts: Sequence[str], tokenizer: Any, disabled: Sequence[str]
+def compare_texts(
+    task: dict[str, Any], name: str, about: Any, tokenizer: Any, texts: Sequence[str], options: Any, said: str
 ) -> Iterator[str]:
     """Yield a line of the table for each way to open a variant, once it was found to answer the same."""
     import numpy as np
-    import onnxruntime
     import transformers
     from optimum.onnxruntime import ORTModelForSequenceClassification
 
-    like_ours = onnxruntime.SessionOptions()
-    like_ours.add_session_config_entry("optimization.disable_specified_optimizers", ";".join(disabled))
     where = {"subfolder": "onnx", "file_name": Path(about["file"]).name}
-    for options, said in ((None, ""), (like_ours, ", our options")):
-        model = ORTModelForSequenceClassification.from_pretrained(bundle, session_options=options, **where)
-        pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)
-        worst, same = 0.0, 0
-        answers = pipe(list(texts), truncation=True, top_k=None, batch_size=8)
-        for text, mine, others in zip(texts, about["answers"], answers, strict=True):
-            scores = {answer["label"]: answer["score"] for answer in others}
-            off = float(np.max([abs(answer["score"] - scores[answer["label"]]) for answer in mine]))
-            worst, equal = max(off, worst), mine[0]["label"] == others[0]["label"]
-            same += equal
-            if not (off <= LARGEST and equal):
-                raise DifferentError(f"{name}, pipeline{said}: {text!r} is {others[0]}, not {mine[0]}")
-        yield f"{'pipeline' + said:<40}{f'{same} of {len(texts)}':>10}{shown(worst, 'score'):>30}"
-        for size in (1, 8):
-            found = logits_of(model, tokenizer, texts, size)
-            off = float(np.abs(np.array(found) - np.array(about["logits"])).max())  # not a number where one is none
-            # A session with other options rounds float32 otherwise. Of int8 the bits are ours, in any batch.
-            limit = about["tolerance"] if name == "fp32" else 0.0
-            if not off <= limit:
-                raise DifferentError(
-                    f"{name}, ORTModel{said}, batches of {size}: logits are off by {off:.2g}, over {limit:.2g}"
-                )
-            yield f"{f'ORTModel{said}, batches of {size}':<40}{'':>10}{shown(off, 'logit'):>30}"
-
-
-def shown(off: float, unit: str) -> str:
-    """Return a difference as the table has it."""
-    return f"{off:.1g} of a {unit}" if off else "none, to the last bit"
+    model = ORTModelForSequenceClassification.from_pretrained(task["bundle"], session_options=options, **where)
+    pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)
+    worst = 0.0
+    answers = pipe(list(texts), truncation=True, top_k=None, batch_size=8)
+    for text, mine, others in zip(texts, about["answers"]["all"], answers, strict=True):
+        scores = {answer["label"]: answer["score"] for answer in others}
+        off = float(np.max([abs(answer["score"] - scores[answer["label"]]) for answer in mine]))
+        worst = max(off, worst)
+        if not (off <= LARGEST and mine[0]["label"] == others[0]["label"]):
+            raise DifferentError(f"{name}, pipeline{said}: {text!r} is {others[0]}, not {mine[0]}")
+    yield f"{'pipeline' + said:<46}{f'{len(texts)} labels':>24}{shown(worst, 'score'):>24}"
+    for size in (1, 8):
+        found = logits_of(model, tokenizer, texts, size)
+        off = float(np.abs(np.array(found) - np.array(about["logits"])).max())  # not a number where one is none
+        # A session with other options rounds float32 otherwise. Of int8 the bits are ours, in any batch.
+        limit = about["tolerance"] if name == "fp32" else 0.0
+        if not off <= limit:
+            raise DifferentError(
+                f"{name}, ORTModel{said}, batches of {size}: logits are off by {off:.2g}, over {limit:.2g}"
+            )
+        column = f"ORTModel{said}, batches of {size}"
+        yield f"{column:<46}{f'{len(texts)} rows':>24}{shown(off, 'logit'):>24}"
 
 
 def logits_of(model: Any, tokenizer: Any, texts: Sequence[str], size: int) -> list[list[float]]:

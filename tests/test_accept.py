@@ -91,7 +91,7 @@ def test_the_recipe_takes_at_most_twelve_minutes(bundles, runs):
 def test_int8_is_the_same_alone_and_in_any_batch(bundles, banking77):
     """Every test text alone, in batches of 32 sorted by length, and in batches of 32 at random: not a bit differs."""
     model = load(bundles[1], variant="int8")
-    encoded = model.encoder([(row["text"],) for _, row in read_rows(banking77 / "test.jsonl")])
+    encoded = [row.windows[0] for row in model.encode([row for _, row in read_rows(banking77 / "test.jsonl")])]
     alone = np.concatenate([model.run_batch([row]) for row in encoded])
     orders = {
         "sorted": np.argsort([len(row.ids) for row in encoded], kind="stable"),
@@ -172,7 +172,8 @@ model = load(bundle, variant="fp32")
 config = AutoConfig.from_pretrained(bundle)
 network = Network.of(torch.nn.Identity(), config, max_length=model.encoder.max_length)
 texts = [(row["text"],) for (_, row), _ in zip(read_rows(sys.argv[2]), range(rows))]
-observed = calibration.observe(bundle / "onnx" / "model.onnx", network, model.encoder(texts), scratch)
+windows = [window for (window,) in model.encoder(texts)]
+observed = calibration.observe(bundle / "onnx" / "model.onnx", network, windows, scratch)
 print(json.dumps([len(texts), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 

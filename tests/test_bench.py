@@ -23,7 +23,8 @@ from burnish_bench.report import baseline_of
 from burnish_bench.table import render
 from burnish_bench.workload import golden_workload, random_batch, read_workload
 from burnish_serve import TASKS, InputError, Runner, open_bundle
-from burnish_serve.text import Encoded, TextEncoder
+from burnish_serve.tasks import Asked, Encoded
+from burnish_serve.text import TextEncoder
 
 TINY = Path(__file__).parent / "tiny_bundle"
 QUICK = ("--rounds", "1", "--seconds", "0")

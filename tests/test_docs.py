@@ -33,7 +33,9 @@ from tiny_model import make_encoder
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-PAGES = [README, CONTRIBUTING, ROOT / "CHANGELOG.md", ROOT / "bench" / "LOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHINESE = ROOT / "README.zh.md"
+LOGS = [ROOT / "CHANGELOG.md", ROOT / "bench" / "LOG.md"]
+PAGES = [README, CHINESE, CONTRIBUTING, *LOGS, *sorted((ROOT / "docs").glob("*.md"))]
 PARSED_ONLY = ROOT / "docs" / "results.md"
 SLOW_VERBS = {"train", "export"}
 # Put behind a line's own flags: as few measurements as there can be.
@@ -172,7 +174,7 @@ def run(command: Command, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page not in {README, PARSED_ONLY}], ids=lambda page: page.name
+    "page", [page for page in PAGES if page not in {README, CHINESE, PARSED_ONLY}], ids=lambda page: page.name
 )
 def test_commands_run(page, workshop):
     for command in commands(page):
@@ -266,6 +268,21 @@ def test_targets_of_make_exist_and_are_documented():
     used = {found[1] for line in shown if (found := re.match(r"make (\w+)", line))}
     used |= set(re.findall(r"`make (\w+)", CONTRIBUTING.read_text(encoding="utf-8")))
     assert used == targets
+
+
+def outline(page: Path) -> list[str]:
+    """Return what a page has in every language: levels of headings, blocks, files that it links to, names in tables."""
+    text = page.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    levels = [heading[0] for heading in re.finditer(r"^#+", prose, re.MULTILINE)]
+    rows = [row.split("|")[1].strip() for row in re.findall(r"^\|.*$", prose, re.MULTILINE)]
+    names = [row for row in rows if re.search(r"`|\d", row)]
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", prose)]
+    return [*levels, *(block.text for block in blocks(page)), *names, *sorted({*links} - {README.name, CHINESE.name})]
+
+
+def test_the_chinese_readme_is_in_step_with_the_english():
+    assert outline(CHINESE) == outline(README)
 
 
 def anchors(page: Path) -> set[str]:

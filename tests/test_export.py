@@ -112,7 +112,7 @@ def test_int8_gives_the_same_bits_alone_in_a_batch_and_in_any_order(
 ):
     bundle = make_bundle(tiny_checkpoint if pooling == "first" else mean_checkpoint)
     model = load(bundle, variant="int8", device="cpu", threads=threads)
-    rows = model.encode(TEXTS[:32])
+    rows = [row.windows[0] for row in model.encode(TEXTS[:32])]
     together = model.run_batch(rows)
     alone = np.concatenate([model.run_batch([row]) for row in rows])
     np.testing.assert_array_equal(alone, together)
@@ -291,7 +291,7 @@ def test_dynamic_int8_says_that_an_answer_depends_on_its_neighbours(config, made
     assert set(manifest.variants) == {"fp32", "int8-dynamic"}
     model = load(config().out, device="cpu")
     assert model.variant == "int8-dynamic"
-    rows = model.encode(TEXTS[:32])
+    rows = [row.windows[0] for row in model.encode(TEXTS[:32])]
     alone = np.concatenate([model.run_batch([row]) for row in rows])
     assert np.abs(alone - model.run_batch(rows)).max() > 1e-4
     assert manifest.variants["int8-dynamic"].batch_invariant is False
@@ -662,7 +662,7 @@ def test_the_starter_encoder_answers_as_pytorch_does(tmp_path):
     assert (manifest.labels, manifest.max_length) == (("LABEL_0", "LABEL_1", "LABEL_2"), 32)
     assert manifest.variants["int8"].batch_invariant
     eight = load(tmp_path / "bundle", variant="int8", device="cpu")
-    rows = eight.encode(texts * 5)
+    rows = [row.windows[0] for row in eight.encode(texts * 5)]
     np.testing.assert_array_equal(
         np.concatenate([eight.run_batch([row]) for row in rows[:6]]), eight.run_batch(rows)[:6]
     )

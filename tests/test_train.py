@@ -29,7 +29,7 @@ from burnish_train.cli import train as command_train
 from burnish_train.config import read_recipe
 from burnish_train.data import read_splits
 from burnish_train.device import use_bf16, use_cuda
-from burnish_train.losses import LOSSES
+from burnish_train.losses import cross_entropy
 from burnish_train.progress import StepBar
 from tiny_model import LABELS, labelled_rows, make_encoder, write_rows
 
@@ -157,8 +157,8 @@ def test_the_curve_has_losses_and_a_dev_score_for_each_epoch(tiny_checkpoint):
 def test_dev_and_calibration_rows_lie_beside_the_weights(tiny_checkpoint, tiny_settings):
     splits = read_splits(TrainConfig(**{**tiny_settings, "out": tiny_checkpoint}))
     dev, calibration = rows_of(tiny_checkpoint / "dev.jsonl"), rows_of(tiny_checkpoint / "calibration.jsonl")
-    assert dev == [{"text": row.text, "label": row.label} for row in splits.dev]
-    assert calibration == [{"text": row.text, "label": row.label} for row in splits.train]
+    assert dev == [{"text": row.texts[0], "label": row.label} for row in splits.dev]
+    assert calibration == [{"text": row.texts[0], "label": row.label} for row in splits.train]
     assert len(dev) == 12
 
 
@@ -179,7 +179,7 @@ def test_a_text_is_read_as_far_as_the_model_can_and_no_less(config, tmp_path):
     train(config(max_length=512, num_train_epochs=0.1, test=None))
     assert record_of(tmp_path / "run")["max_length"] == 32, "the encoder has 32 positions"
     (encoded,) = checkpoint.load(tmp_path / "run", device="cpu").encode(["now " * 20 + "wake"])
-    assert len(encoded.ids) == 23, "tokenizer.json cuts at 8, which is not its to decide"
+    assert encoded.tokens == 23, "tokenizer.json cuts at 8, which is not its to decide"
     assert not encoded.truncated
 
 
@@ -216,11 +216,11 @@ def test_a_checkpoint_for_everyone_may_be_read_by_everyone(tiny_checkpoint):
 def test_the_loss_is_that_of_torch_and_of_transformers():
     logits, labels = torch.randn(7, 5), torch.randint(5, (7,))
     for share in (0.0, 0.1, 0.5):
-        ours = LOSSES["SequenceClassification"](logits, labels, share)
+        ours = cross_entropy(logits, labels, share)
         assert ours == pytest.approx(torch.nn.CrossEntropyLoss(label_smoothing=share)(logits, labels).item(), abs=1e-6)
         theirs = LabelSmoother(epsilon=share)({"logits": logits}, labels)
         assert ours == pytest.approx(theirs.item(), abs=1e-6)
-    half = LOSSES["SequenceClassification"](logits.bfloat16(), labels, 0.1)
+    half = cross_entropy(logits.bfloat16(), labels, 0.1)
     assert half.dtype == torch.float32
 
 
@@ -238,11 +238,10 @@ def test_early_stopping_stops_when_dev_gets_no_better(config, tmp_path, patience
 
 
 def test_the_best_epoch_is_kept_and_not_the_last(config, tmp_path, monkeypatch):
-    scores = iter([0.5, 0.9, 0.7, 0.6])
+    scores = iter([0.5, 0.9, 0.7, 0.6, 0.9])  # the last is of the weights that were kept
     task = fit.task_named("text-classification")
     scored = type(task)(**{**vars(task), "score": lambda *_: {"accuracy": next(scores)}})
     monkeypatch.setattr(fit, "task_named", lambda name: scored)
-    monkeypatch.setattr(fit, "score", lambda *_: {})
     seen = {}
 
     def on_evaluate(self, args, state, control, model=None, **_):
@@ -298,7 +297,7 @@ def test_cuda_without_cuda():
 
 
 def test_every_recipe_loads():
-    recipes = sorted(RECIPES.rglob("*.toml"))
+    recipes = sorted(path for path in RECIPES.rglob("*.toml") if not path.name.startswith("pretrain"))  # another verb's
     assert {"intent.toml", "sentiment.toml"} <= {path.name for path in recipes}
     for path in recipes:
         config = read_recipe(path, model="encoder", train="train.jsonl", out="runs/a")
@@ -317,7 +316,7 @@ def test_unknown_keys_of_a_recipe_are_all_said_at_once(tmp_path):
     for known in to_dict(TrainConfig(model="m", train="t", out=Path("o"))):
         assert known in said
     assert "num_train_epochs must be at least 0.001, not 0" in said
-    assert "pooling must be one of first, mean, not 'max'" in said
+    assert "pooling must be one of first, mean, markers, markers-mean, not 'max'" in said
 
 
 def test_the_command_prints_one_json_object_and_a_flag_wins(tmp_path, tiny_settings):

@@ -104,7 +104,7 @@ def due(config: Any, head: str) -> Counter[str] | None:
 
     Args:
         config: transformers' configuration.
-        head: ``text``, ``token``, or ``pooled`` for a linear head on the encoder alone.
+        head: ``text``, ``token``, ``pooled`` for a linear head on the encoder alone, or ``none``.
 
     Returns:
         How many of each operator, `PRODUCTS` among them; None for a model type that is not known.
@@ -113,7 +113,7 @@ def due(config: Any, head: str) -> Counter[str] | None:
     if family is None:
         return None
     layers = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
-    heads = {"text": family.text, "token": family.token, "pooled": LINEAR}
+    heads = {"text": family.text, "token": family.token, "pooled": LINEAR, "none": Part()}
     parts = [*[family.layer] * layers, family.around, heads[head]]
     for part, times in MORE.get(config.model_type, []):
         parts += [part] * int(times(config))

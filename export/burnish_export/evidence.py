@@ -27,6 +27,8 @@ FALLBACK_TEXTS = ("a short text", "Another text, somewhat longer than the first 
 
 # The autopilot tries each candidate on so many tokens of the evaluation rows; the variants are scored on all of them.
 SEARCH_TOKENS = 40_000
+# Numbers that a variant's outputs may have where a token has as many as a vocabulary has words: 256 MB.
+EVALUATION_VALUES = 2**26
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_evidence(config: ExportConfig, source: Source, reference: Runner) -> Ev
     evaluation = config.eval or own("dev.jsonl")
     columns = (config.text_column, config.label_column) if config.eval else ("text", None)
     labelled = (
-        read_labelled(evaluation, source.task, source.labels, text_column=columns[0], label_column=columns[1])
+        read_labelled(evaluation, source.task, reference.reading.known, text_column=columns[0], label_column=columns[1])
         if evaluation
         else []
     )
@@ -77,18 +79,29 @@ def read_evidence(config: ExportConfig, source: Source, reference: Runner) -> Ev
     rows: list[dict[str, Any]] = []
     for number, row in read_rows(calibration) if calibration else []:
         rows.append(source.task.asked(row, f"{calibration}:{number}", column))
+        source.task.texts(rows[-1], f"{calibration}:{number}")
         if len(rows) == CALIBRATION_ROWS:
             break
     if calibration and not rows:
         raise InputError(f"{calibration} has no rows")
     fallback = [dict.fromkeys(source.task.columns[-1], text) for text in FALLBACK_TEXTS]
     golden = [example.asked for example in labelled] or rows or fallback
+    evaluation_rows = reference.examine([example.asked for example in labelled])
+    step = _step(evaluation_rows, source, reference)
     return Evidence(
-        labelled=labelled,
-        evaluation=reference.encode([example.asked for example in labelled]),
-        calibration=reference.encode(rows),
+        labelled=labelled[::step],
+        evaluation=evaluation_rows[::step],
+        calibration=reference.examine(rows),
         golden=tuple(golden[:GOLDEN_ROWS]),
     )
+
+
+def _step(asked: Sequence[Asked], source: Source, reference: Runner) -> int:
+    """Return of how many evaluation rows one is taken: more than one where all their outputs would fill the memory."""
+    if source.task.keep is None:
+        return 1
+    kept = sum(len(source.task.keep(window, reference.reading)) for window in windows(asked))
+    return max(1, -(-kept * source.network.width // EVALUATION_VALUES))
 
 
 def windows(asked: Sequence[Asked]) -> list[Encoded]:

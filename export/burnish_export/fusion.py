@@ -36,6 +36,7 @@ HEADS = {
     "ForTokenClassification": "token",
     "ForQuestionAnswering": "token",
     PooledHead.__name__: "pooled",
+    "Model": "none",
 }
 
 

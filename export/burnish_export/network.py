@@ -86,19 +86,30 @@ class Exported(torch.nn.Module):
 
 
 class PooledHead(torch.nn.Module):
-    """An encoder with a linear head on its pooled token vectors, as `burnish train --pooling` makes it."""
+    """An encoder with a linear head on its pooled token vectors, as `burnish train --pooling` makes it.
 
-    def __init__(self, encoder: Any, weights: Mapping[str, torch.Tensor], pooling: str) -> None:
+    Args:
+        encoder: transformers' model without a head.
+        weights: of the head.
+        pooling: a name in `burnish_serve.tasks.pooling.POOLINGS`.
+        numbers: ids of the tokens that it looks for.
+    """
+
+    def __init__(
+        self, encoder: Any, weights: Mapping[str, torch.Tensor], pooling: str, numbers: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pool = POOLINGS[pooling]
+        self.pooling = POOLINGS[pooling]
+        self.numbers = tuple(numbers)
         self.classifier = torch.nn.Linear(*reversed(weights["weight"].shape))
         self.classifier.load_state_dict(dict(weights))
 
-    def forward(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> Any:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **rest: torch.Tensor) -> Any:
         """Return an output with ``logits``."""
-        hidden = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
-        logits = self.classifier(self.pool(hidden, attention_mask))
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
+        vectors = self.pooling.vectors(hidden, attention_mask, input_ids, self.numbers)
+        logits = self.classifier(vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=-1))
         return transformers.modeling_outputs.SequenceClassifierOutput(logits=logits)
 
 

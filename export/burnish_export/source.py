@@ -67,11 +67,11 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        ours = folder is not None and (folder / HEAD_FILE).is_file()
+        ours = folder is not None and pooling != "first"
         auto = getattr(transformers, f"AutoModelFor{chosen.head}" if chosen.head and not ours else "AutoModel")
         model = auto.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32)
         if folder and ours:
-            model = PooledHead(model, load_file(folder / HEAD_FILE), pooling)
+            model = PooledHead(model, load_file(folder / HEAD_FILE), pooling, record.get("pooling_tokens", {}).values())
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"cannot load the checkpoint {name!r}: {str(error).strip().splitlines()[0]}") from error
     if not record:
@@ -84,7 +84,9 @@ def read_source(name: str, task: str | None, max_length: int | None) -> Source:
         raise InputError(f"{name} has no head for {chosen.name} (it is a {', '.join(config.architectures or ['?'])})")
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{name} has no fast tokenizer (tokenizer.json)")
-    length = int(min(tokenizer.model_max_length, max_length or record.get("max_length") or 512))
+    if missing := [token for token in chosen.tokens if token not in tokenizer.get_vocab()]:
+        raise InputError(f"{name} was not trained for {chosen.name}: its tokenizer has no token {', '.join(missing)}")
+    length = int(min(tokenizer.model_max_length, max_length or record.get("max_length") or _sentence_length(name)))
     return Source(
         network=Network.of(model, config, outputs=chosen.outputs, max_length=length),
         tokenizer=tokenizer,
@@ -127,6 +129,15 @@ def architecture(config: Any) -> dict[str, int | str]:
         "model_type": config.model_type,
         **{name: getattr(normalized, name) for name in wanted if normalized.has_attribute(name)},
     }
+
+
+def _sentence_length(name: str) -> int:
+    """Return how many tokens a sentence encoder reads, where it says so, as sentence-transformers does; else 512."""
+    try:
+        path = transformers.utils.cached_file(name, "sentence_bert_config.json")
+        return int(json.loads(Path(path).read_text(encoding="utf-8"))["max_seq_length"] or 512)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 512
 
 
 def _record(folder: Path | None) -> dict[str, Any]:

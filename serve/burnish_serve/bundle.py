@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from burnish_serve.errors import BundleError, InputError
 from burnish_serve.integrity import GRAPH, MANIFEST, File, check_files, check_link, describe_file
 from burnish_serve.tasks import TASKS, Decoding, Outputs
@@ -157,8 +159,8 @@ def golden_values(outputs: Outputs) -> tuple[tuple[float, ...], ...]:
     kept = []
     for row in outputs:
         parts = row if isinstance(row, list) else [row]
-        flat = [float(value) for part in parts for value in part.ravel()]
-        kept.append(tuple(flat[:: -(-len(flat) // GOLDEN_VALUES) or 1]))
+        flat = np.concatenate([part.ravel() for part in parts])
+        kept.append(tuple(map(float, flat[:: -(-len(flat) // GOLDEN_VALUES) or 1])))
     return tuple(kept)
 
 

@@ -77,7 +77,9 @@ def flags(config: type[Any], *, without: Sequence[str] = ()) -> Callable[[Callab
             if item.default is not MISSING and item.default is not None:
                 text += f"  [default: {item.default}]"
             name = flag_name(item.name)
-            if kind is bool:
+            if typing.get_origin(kind) is tuple:
+                option = click.option(name, item.name, multiple=True, default=None, help=f"{text}; may be repeated")
+            elif kind is bool:
                 option = click.option(f"{name}/--no-{name[2:]}", item.name, default=None, help=text)
             else:
                 choices = item.metadata["choices"]
@@ -122,7 +124,7 @@ def configure(config: type[Config], values: Mapping[str, Any], *, source: str = 
         names = ", ".join(repr(key) for key in unknown)
         problems.append(f"unknown key{'s' * (len(unknown) > 1)} {names} (known: {', '.join(sorted(items))})")
     merged = {key: value for key, value in values.items() if key in items}
-    merged.update({key: value for key, value in given.items() if value is not None})
+    merged.update({key: value for key, value in given.items() if value is not None and value != ()})
     final: dict[str, Any] = {}
     for name, item in items.items():
         if name not in merged:
@@ -151,6 +153,10 @@ def _checked(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> tupl
         value = float(value)
     if kind is Path and isinstance(value, str):
         value = Path(value)
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            return tuple(value), None
+        return value, f"{name} must be a list of texts, not {value!r}"
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         return value, f"{name} must be {_type_name(kind)}, not {value!r}"
     if rules["choices"] and value not in rules["choices"]:

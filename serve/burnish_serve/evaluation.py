@@ -22,7 +22,7 @@ from burnish_serve.runner import Runner
 from burnish_serve.tasks import Answer, Task
 
 RESAMPLES = 200
-SHARES = ("accuracy",)
+SHARES = ("accuracy", "exact_match")
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 
@@ -60,6 +60,7 @@ def read_labelled(
     for number, row in read_rows(path):
         where = f"{path}:{number}"
         asked = task.asked(row, where, text_column)
+        task.texts(asked, where)  # what cannot be read is said with its line
         right = task.right(row, asked, label_column or task.label_column_of(asked), where)
         task.check_names(right, labels, where)
         examples.append(Labelled(row, asked, right))
@@ -75,9 +76,10 @@ def evaluate(model: Runner, examples: Sequence[Labelled], **options: Any) -> Eva
         MissingExtraError: scikit-learn is not installed (extra ``eval``).
     """
     task = model.task
-    first = model([example.asked for example in examples[:1]], **options)
+    asked = model.examine([example.asked for example in examples])
+    first = model.answers(asked[:1], **options)
     task.score([examples[0].right], first, model.reading)  # a missing extra is said before the work, not after it
-    answers = model([example.asked for example in examples], **options)
+    answers = model.answers(asked, **options)
     right = [example.right for example in examples]
     metrics = task.score(right, answers, model.reading)
     rows = [{**example.row, "answer": answer} for example, answer in zip(examples, answers, strict=True)]

@@ -34,6 +34,8 @@ from burnish_serve.text import TextEncoder
 MAX_BATCH_TOKENS = 512
 # Rows that a stream sorts by length at a time: enough for batches of like length, little enough to be no memory.
 WINDOW = 4096
+# Rows decoded at a time where each token's outputs are as many as the words of a vocabulary.
+WIDE_ROWS = 32
 T = TypeVar("T")
 
 
@@ -52,6 +54,7 @@ class Runner:
         max_batch_tokens: padded tokens of one batch at the most.
         provider: the execution provider, for reports; None where it is not ONNX Runtime that computes.
         nodes: how many nodes of its first run ran on each provider; None where nobody looked, as on the CPU.
+        pairs: whether the model was made for pairs of texts, so that one text alone is a mistake.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Runner:
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         provider: str | None = None,
         nodes: Mapping[str, int] | None = None,
+        pairs: bool = False,
     ) -> None:
         self.task = task
         self.reading = Reading(labels=tuple(labels), decoding=decoding or Decoding(), tokenizer=encoder.tokenizer)
@@ -79,6 +83,7 @@ class Runner:
         self.max_batch_tokens = max_batch_tokens
         self.provider = provider
         self.nodes = nodes
+        self.pairs = pairs
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -97,38 +102,63 @@ class Runner:
         """
         if isinstance(rows, str | Mapping):
             rows = [rows]
-        asked = self.encode(rows)
-        return self.decode(asked, self.outputs(asked), **options)
+        return self.answers(self.encode(rows), **options)
 
     def stream(self, rows: Iterable[str | Row], **options: Any) -> Iterator[Answer]:
         """Yield the answer to each row of any iterable, in order and in constant memory."""
         for window in windows(rows, WINDOW):
             yield from self(window, **options)
 
-    def encode(self, rows: Sequence[str | Row]) -> list[Asked]:
+    def encode(self, rows: Sequence[str | Row], where: Sequence[str] | None = None) -> list[Asked]:
         """Return the token ids of each row.
 
+        Args:
+            rows: texts, or rows with the task's columns.
+            where: what messages call each of them; ``row 1`` and so on where none is given.
+
         Raises:
-            InputError: a row does not hold what the task reads; the message counts rows from 1.
+            InputError: a row does not hold what the task reads.
         """
         found, texts = [], []
-        for number, row in enumerate(rows, 1):
+        where = where or [f"row {number}" for number in range(1, len(rows) + 1)]
+        for row, name in zip(rows, where, strict=True):
             if not isinstance(row, str | Mapping):
-                raise InputError(f"row {number} must be a text or a row with columns, not {type(row).__name__}")
-            found.append(self.task.asked(row, f"row {number}"))
-            texts.append(self.task.texts(found[-1], f"row {number}"))
+                raise InputError(f"{name} must be a text or a row with columns, not {type(row).__name__}")
+            found.append(self.task.asked(row, name))
+            texts.append(self.task.texts(found[-1], name))
+            if self.pairs and len(texts[-1]) == 1:
+                raise InputError(f"{name} is one text, and this model was made for pairs: text_a and text_b")
         if self.task.apart:
-            return self._encode_apart(found, texts)
-        return [Asked(*row) for row in zip(found, texts, self.encoder(texts), strict=True)]
+            return self._encode_apart(found, texts, where)
+        return [Asked(*row) for row in zip(found, texts, self.encoder(texts, where), where, strict=True)]
 
-    def _encode_apart(self, rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, ...]]) -> list[Asked]:
+    def _encode_apart(
+        self, rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, ...]], where: Sequence[str]
+    ) -> list[Asked]:
         """Return rows whose texts are read each by itself."""
-        alone = iter(self.encoder([(text,) for row in texts for text in row]))
+        names = [name for name, row in zip(where, texts, strict=True) for _ in row]
+        alone = iter(self.encoder([(text,) for row in texts for text in row], names))
         asked = []
-        for row, own in zip(rows, texts, strict=True):
+        for row, own, name in zip(rows, texts, where, strict=True):
             parts = [[piece._replace(part=part) for piece in next(alone)] for part in range(len(own))]
-            asked.append(Asked(row, own, tuple(itertools.chain(*parts))))
+            asked.append(Asked(row, own, tuple(itertools.chain(*parts)), name))
         return asked
+
+    def examine(self, rows: Sequence[str | Row]) -> list[Asked]:
+        """Return the token ids of rows that are to be scored: those of `encode`, or what the task asks instead."""
+        asked = self.encode(rows)
+        return asked if self.task.examine is None else [self.task.examine(row, self.reading) for row in asked]
+
+    def answers(self, asked: Sequence[Asked], **options: Any) -> list[Answer]:
+        """Return the answers to encoded rows; where outputs are wide, of some rows at a time.
+
+        Raises:
+            InputError: the task has no such option.
+        """
+        if self.task.keep is None:
+            return self.decode(asked, self.outputs(asked), **options)
+        parts = (self.decode(some, self.outputs(some), **options) for some in windows(asked, WIDE_ROWS))
+        return list(itertools.chain.from_iterable(parts))
 
     def decode(self, asked: Sequence[Asked], outputs: Outputs, **options: Any) -> list[Answer]:
         """Return the answers that a model's outputs stand for, marked where a text was cut.
@@ -149,15 +179,15 @@ class Runner:
         return answers
 
     def logits(self, rows: Sequence[str | Row]) -> Any:
-        """Return the raw outputs of each row, in order; see `outputs`."""
-        return self.outputs(self.encode(rows))
+        """Return the raw outputs of each row, in order, asked as it is to be scored; see `outputs`."""
+        return self.outputs(self.examine(rows))
 
     def outputs(self, asked: Sequence[Asked]) -> Any:
         """Return what the model gives for encoded rows, in order, computed in batches of like length.
 
         Returns:
             float32 ``[rows, labels]``, of a text in windows their mean; or, where the task looks at tokens, for each
-            row a list of its windows' float32 ``[tokens, channels]``.
+            row a list of its windows' float32 ``[tokens, channels]``, of the tokens that it keeps.
         """
         found = iter(self.run([window for row in asked for window in row.windows]))
         pieces = [[next(found) for _ in row.windows] for row in asked]
@@ -174,7 +204,8 @@ class Runner:
             rows: list[Logits] = [np.empty(0, dtype=np.float32)] * len(encoded)
             for indices in self._plan(encoded):
                 for index, values in zip(indices, self.run_batch([encoded[i] for i in indices]), strict=True):
-                    rows[index] = values[: len(encoded[index].ids)].copy()
+                    kept = self.task.keep and self.task.keep(encoded[index], self.reading)
+                    rows[index] = values[: len(encoded[index].ids)].copy() if kept is None else values[kept]
             return rows
         logits = np.empty((len(encoded), len(self.labels)), dtype=np.float32)
         for indices in self._plan(encoded):
@@ -278,6 +309,7 @@ def open_runner(
         max_batch_tokens=max_batch_tokens,
         provider=chosen,
         nodes=nodes,
+        pairs=bool(manifest.golden_rows) and not task.apart and all(len(row) == 2 for row in manifest.golden_rows),
     )
 
 

@@ -61,19 +61,29 @@ class TextEncoder:
         if on_long != "window":
             self.tokenizer.enable_truncation(max_length)
 
-    def __call__(self, texts: Sequence[tuple[str, ...]]) -> list[tuple[Encoded, ...]]:
-        """Return the windows of each text, most often one; an element of ``texts`` holds one text or the two of a pair.
+    def __call__(
+        self, texts: Sequence[tuple[str, ...]], where: Sequence[str] | None = None
+    ) -> list[tuple[Encoded, ...]]:
+        """Return the windows of each text, most often one.
+
+        Args:
+            texts: one text each, or the two of a pair.
+            where: what messages call them; rows, counted from 1, where none is given.
 
         Raises:
             InputError: a text is not valid Unicode (half of a surrogate pair); one is too long and that is an error; or
                 the shorter text of a pair leaves no room for windows over the longer.
         """
         if self.on_long == "window":
-            return [self._windows(encoding) for encoding in self._encode(list(texts))]
+            encodings = self._encode(list(texts))
+            return [self._windows(encoding, _name(where, place)) for place, encoding in enumerate(encodings)]
         encodings = self._encode_capped(texts)
-        long = [number for number, encoding in enumerate(encodings, 1) if encoding.overflowing]
+        long = [place for place, encoding in enumerate(encodings) if encoding.overflowing]
         if long and self.on_long == "error":
-            raise InputError(f"row {long[0]} has more than {self.max_length} tokens; {len(long)} of {len(texts)} have")
+            raise InputError(
+                f"{_name(where, long[0])} has more than {self.max_length} tokens; {len(long)} of {len(texts)} have "
+                f"(truncate or window reads them, where that is meant)"
+            )
         return [(self._whole(encoding),) for encoding in encodings]
 
     def _encode_capped(self, texts: Sequence[tuple[str, ...]]) -> list[Encoding]:
@@ -103,7 +113,7 @@ class TextEncoder:
             words=np.where(asked, np.array(words, dtype=np.int64), -1),
         )
 
-    def _windows(self, encoding: Encoding) -> tuple[Encoded, ...]:
+    def _windows(self, encoding: Encoding, name: str) -> tuple[Encoded, ...]:
         """Return the windows of a text: the same tokens before and after, and a part of it between them."""
         whole = self._whole(encoding)
         excess = len(whole.ids) - self.max_length
@@ -114,10 +124,12 @@ class TextEncoder:
         room = end - first - excess
         if room < 1:
             raise InputError(
-                f"a pair of texts leaves no room for windows: beside the longer one stand "
+                f"{name} leaves no room for windows: beside the text that they would go over stand "
                 f"{len(whole.ids) - (end - first)} tokens, and the model reads {self.max_length}"
             )
-        step = max(1, room - self.stride)
+        # Where a long question leaves less room than the stride, windows share half of it: steps of one token would be
+        # as many windows as tokens.
+        step = room - (self.stride if self.stride < room else room // 2)
         starts = range(first, max(first + 1, end - room + step), step)
         parts = [np.r_[0:first, start : min(start + room, end), end : len(whole.ids)] for start in starts]
         return tuple(
@@ -127,8 +139,9 @@ class TextEncoder:
                 truncated=False,
                 offsets=None if whole.offsets is None else whole.offsets[part],
                 words=None if whole.words is None else whole.words[part],
+                start=start - first,
             )
-            for part in parts
+            for start, part in zip(starts, parts, strict=True)
         )
 
     def _asked(self, encoding: Encoding) -> NDArray[np.bool_]:
@@ -174,3 +187,7 @@ class TextEncoder:
             encoding = self.tokenizer.encode(part, add_special_tokens=False)
         special = self._special if alone else 0
         return sum(len(piece.ids) - special for piece in (encoding, *encoding.overflowing))
+
+
+def _name(where: Sequence[str] | None, place: int) -> str:
+    return f"row {place + 1}" if where is None else where[place]

@@ -27,6 +27,7 @@ from burnish_serve.tasks import Decoding, Logits, Task, task_named
 from burnish_serve.text import TextEncoder
 from burnish_train.device import use_cuda
 from burnish_train.heads import PooledClassifier
+from burnish_train.vocabulary import add_tokens
 
 RECORD = "burnish.json"
 FORMAT = 1
@@ -64,6 +65,8 @@ def load_encoder(name: str, task: Task, labels: Sequence[str], pooling: str = "f
             "label2id": {label: i for i, label in enumerate(labels)},
             "problem_type": task.problem_type,
         }
+    elif len(task.outputs) > 1:  # a start and an end; an encoder that was a classifier would give so many as its labels
+        named = {"num_labels": len(task.outputs)}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **named)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
@@ -73,6 +76,11 @@ def load_encoder(name: str, task: Task, labels: Sequence[str], pooling: str = "f
         raise InputError(f"cannot load the model {name!r} (a folder, or a name on the Hub): {first}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"the model {name!r} has no fast tokenizer (tokenizer.json)")
+    if isinstance(model, PooledClassifier):
+        add_tokens(tokenizer, model.encoder, task.tokens)
+        model.numbers = tuple(tokenizer.convert_tokens_to_ids(list(model.pooling.tokens)))
+    else:
+        add_tokens(tokenizer, model, task.tokens)
     return tokenizer, model
 
 
@@ -207,6 +215,7 @@ def load_model(folder: Path) -> Any:
         model = _load_weights(folder, task_named(record["task"]).head, record["pooling"], config)
         if isinstance(model, PooledClassifier):
             model.load_head(folder)
+            model.numbers = tuple(record.get("pooling_tokens", {}).values())
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder} is not a checkpoint that can be loaded: {str(error).splitlines()[0]}") from error
     return model.eval()

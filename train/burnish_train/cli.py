@@ -1,4 +1,4 @@
-"""``burnish train``: the recipe, the flags, and what is told at the end.
+"""``burnish train`` and ``burnish pretrain``: the recipe, the flags, and what is told at the end.
 
 The module is light; PyTorch is imported when the work begins.
 """
@@ -13,7 +13,9 @@ import click
 
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import flags
+from burnish_train import pretrain_config
 from burnish_train.config import TrainConfig, read_recipe
+from burnish_train.pretrain_config import PretrainConfig
 
 
 @click.command(short_help="fine-tune an encoder on labelled rows; writes a checkpoint")
@@ -37,4 +39,26 @@ def train(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> R
         told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
         lines.append(f"{split:>4}: {told}")
     lines.append(f"next: burnish export {config.out} --out {config.out}-bundle")
+    return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))
+
+
+@click.command(short_help="make an encoder from nothing but texts; writes a model folder")
+@click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.toml]")
+@flags(PretrainConfig)
+@click.option("--resume", is_flag=True, help="go on with the unfinished run of the same --out")
+@click.option("--overwrite", is_flag=True, help="replace what stands at --out")
+@verb(extra="train")
+def pretrain(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> Report:
+    """Train a tokenizer and a small BERT on the texts of row files, by masked words, with no model to begin with.
+
+    Every key of a recipe is also a flag, and a flag wins. The folder is what `burnish train --model` takes.
+    """
+    config = pretrain_config.read_recipe(recipe, **given)
+    from burnish_train.pretrain import pretrain as run
+
+    record = run(config, resume=resume, overwrite=overwrite, log=lambda line: click.echo(line, file=sys.stderr))
+    lines = [f"encoder written to {config.out} ({record['steps']} steps in {record['seconds']:.0f} s)"]
+    for split, metrics in record["metrics"].items():
+        lines.append(f"{split:>4}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    lines.append(f"next: burnish train --model {config.out} --train ROWS --out RUN")
     return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))

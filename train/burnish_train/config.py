@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from burnish_serve.config import configure, dataclass, read_toml, setting
+from burnish_serve.errors import InputError
 from burnish_serve.tasks import TASKS
 from burnish_serve.tasks.pooling import POOLINGS
+from burnish_serve.tasks.tagging import SCHEMES
 from burnish_serve.text import ON_LONG
 
 
@@ -37,7 +39,8 @@ class TrainConfig:
     stride: int = setting("tokens that neighbouring windows of a long text share", default=64, minimum=0)
     seed: int = setting("seed of the split, the order, the new weights and dropout", default=42, minimum=0)
     pooling: str = setting(
-        "what the head reads: the architecture's own (first token), or the mean of all tokens",
+        "what the head reads: the architecture's own (first token), the mean of all tokens, the vectors at the "
+        "entities' markers, or these and the mean",
         default="first",
         choices=("first", *POOLINGS),
     )
@@ -57,12 +60,32 @@ class TrainConfig:
         default="none",
         choices=("none", "balanced", "sqrt"),
     )
+    tag_scheme: str = setting(
+        "tags that a model of spans gives: begin, inside and outside, or an end and a single word told apart too",
+        default="BIO",
+        choices=SCHEMES,
+    )
     reject_label: str | None = setting(
         "the answer to texts that no label fits, such as oos; given where the best label's score is too low",
         default=None,
     )
     reject_max_drop: float = setting(
         "share of the dev rows with other labels that may be rejected wrongly", default=0.01, minimum=0, below=1
+    )
+    mlm_probability: float = setting(
+        "share of the tokens that are hidden at each step, where masked words are guessed",
+        default=0.15,
+        minimum=0.001,
+        below=1,
+    )
+    whole_word_masking: bool = setting(
+        "hide whole words, and runs of 1 to 3 Chinese characters, instead of single tokens", default=True
+    )
+    pack_texts: bool = setting(
+        "where masked words are guessed: lay texts end to end into windows without padding", default=False
+    )
+    max_minutes: float = setting(
+        "stop in time: the rate falls to 0 by then; 0 for as long as the epochs take", default=0.0, minimum=0
     )
     per_device_train_batch_size: int = setting("rows of a step", default=32, minimum=1)
     per_device_eval_batch_size: int = setting("rows of a batch in evaluation", default=64, minimum=1)
@@ -76,6 +99,20 @@ class TrainConfig:
         default="auto",
         choices=("auto", "fp32", "bf16"),
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a pooling that the task has no use for."""
+        if self.pooling not in POOLINGS or self.task not in TASKS:
+            return  # the architecture's own head; or what is said where settings are read
+        task, missing = TASKS[self.task], set(POOLINGS[self.pooling].tokens) - set(TASKS[self.task].tokens)
+        if task.head != "SequenceClassification":
+            raise InputError(f"pooling {self.pooling!r} is for tasks that answer about a whole text, not {self.task}")
+        if missing:
+            known = ", ".join(name for name in sorted(TASKS) if TASKS[name].tokens)
+            raise InputError(
+                f"pooling {self.pooling!r} reads {', '.join(sorted(missing))}, and {self.task} has no such "
+                f"tokens; it is for {known}"
+            )
 
 
 def read_recipe(path: Path | None, **given: Any) -> TrainConfig:

@@ -37,6 +37,10 @@ class Example:
     label: Any = None
     """What is right, as it stood in the row."""
 
+    def as_row(self, task: Task) -> dict[str, Any]:
+        """Return the row by the task's own columns, with what is right where rows have that."""
+        return {**self.asked, task.label_column_of(self.asked): self.label} if task.label_column else self.asked
+
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
@@ -71,7 +75,8 @@ def read_splits(config: TrainConfig) -> Splits:
             f"{config.train}: all rows have the label {names[0]!r}; a classifier needs at least two labels"
         )
     for name in ("dev", "test"):
-        _check_labels(splits.get(name, []), task, names, f"{given[name]}", config.train)
+        known = (*names, config.reject_label) if config.reject_label else names
+        _check_labels(splits.get(name, []), task, known, f"{given[name]}", config.train)
     warnings += _label_warnings(splits["train"], task)
     if "dev" not in splits:
         splits["train"], splits["dev"] = cut_dev(splits["train"], config.dev_fraction, config.seed)
@@ -152,8 +157,9 @@ def _read_dataset(name: str, split: str) -> Iterator[tuple[int, dict[str, Any]]]
         raise InputError(
             f"{name}: neither a file of rows nor a dataset that can be loaded (split {own or wanted!r}): {first}"
         ) from error
-    names: dict[str, Callable[[int], str]] = {
-        column: feature.int2str for column, feature in data.features.items() if isinstance(feature, datasets.ClassLabel)
+    inner = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}  # of lists
+    names: dict[str, Callable[[Any], Any]] = {
+        column: feature.int2str for column, feature in inner.items() if isinstance(feature, datasets.ClassLabel)
     }
     for number, row in enumerate(data, 1):
         yield number, {key: names[key](value) if key in names else value for key, value in row.items()}
@@ -175,7 +181,8 @@ def _label_warnings(rows: Sequence[Example], task: Task) -> list[str]:
         if isinstance(row.right, str):
             by_text.setdefault(row.texts, set()).add(row.right)
     torn = [text for text, found in by_text.items() if len(found) > 1]
-    warnings = []
+    remarks = collections.Counter(remark for row in rows if (remark := task.remark(row.right)))
+    warnings = [f"train: {count} row{'s' * (count > 1)} with {remark}" for remark, count in sorted(remarks.items())]
     if rare:
         warnings.append(
             f"train: {_count(rare, 'class', 'classes')} with a single row: {', '.join(map(repr, rare[:5]))}"

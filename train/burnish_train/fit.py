@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,41 @@ from burnish_serve.tasks import Decoding, task_named
 from burnish_train import checkpoint, curve
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
+from burnish_train.deadline import Deadline
 from burnish_train.device import use_bf16, use_cuda
 from burnish_train.heads import PooledClassifier
+from burnish_train.kinds import KINDS
 from burnish_train.progress import SaveEvery, StepBar
-from burnish_train.targets import TARGETS, Target
+from burnish_train.targets import Target
 from burnish_train.trainer import TaskTrainer
 from burnish_train.work import disk_is_full, prepare
 
 PROBE_ROWS = 10_000
+# Steps between two points of the curve at the most, where the clock may end a run after few.
+TIMED_LOGS = 20
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, log: Any = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run begins that reads its rows and its model otherwise than the settings of fine-tuning tell."""
+
+    splits: Splits
+    make: Callable[[Path], str]
+    """``working folder -> model folder``: makes the model to begin with, or finds it there."""
+    record: Mapping[str, Any]
+    """What ``burnish.json`` says otherwise."""
+    model: Mapping[str, Any]
+    """What the written ``config.json`` says otherwise than the model in training."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    log: Any = None,
+    origin: Origin | None = None,
+) -> dict[str, Any]:
     """Fine-tune as the config says and write the checkpoint to ``config.out``.
 
     Args:
@@ -45,6 +71,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         resume: go on with the unfinished run in ``OUT.partial``; a new one starts where there is none.
         overwrite: replace what stands at ``OUT`` and ``OUT.partial``.
         log: called with one line of text for each thing worth telling; None for silence.
+        origin: rows and model of a run that does not begin with a pretrained encoder.
 
     Returns:
         The contents of ``burnish.json``.
@@ -61,13 +88,13 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
     bf16 = use_bf16(config.precision, cuda=cuda)
-    splits = read_splits(config)
+    splits = origin.splits if origin else read_splits(config)
     for warning in splits.warnings:
         say(f"warning: {warning}")
     checkpoint.quiet()
     last = prepare(work, config, splits, resume=resume, overwrite=overwrite)
     try:
-        return _run(config, work, splits, last, started, say, cuda=cuda, bf16=bf16)
+        return _run(config, work, splits, last, started, say, origin, cuda=cuda, bf16=bf16)
     except BaseException as error:  # Ctrl-C too
         saved = get_last_checkpoint(str(work)) if work.is_dir() else None
         if saved is None and isinstance(error, InputError):  # nothing to go on from
@@ -87,15 +114,17 @@ def _run(
     last: str | None,
     started: float,
     say: Any,
+    origin: Origin | None,
     *,
     cuda: bool,
     bf16: bool,
 ) -> dict[str, Any]:
+    name = origin.make(work) if origin else config.model
     transformers.set_seed(config.seed)
     task = task_named(config.task)
-    kind = TARGETS[config.task]
+    kind = KINDS[config.task]
     labels = kind.labels_of(splits.names, config)
-    tokenizer, model = checkpoint.load_encoder(config.model, task, labels, config.pooling)
+    tokenizer, model = checkpoint.load_encoder(name, task, labels, config.pooling)
     (work / "tokenizer").mkdir(exist_ok=True)
     encoder = checkpoint.encoder_for(
         task,
@@ -111,6 +140,9 @@ def _run(
         f"{len(labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, "
         f"{'bf16' if bf16 else 'fp32'}"
     )
+    told = " ".join(model.config.architectures or ())
+    if not origin and task.head and not labels and task.head not in told:
+        say(f"the head of {task.name} is new: {config.model} has none")
     if last:
         say(f"going on from {last}")
     if not cuda:
@@ -130,7 +162,7 @@ def _run(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
             f"{saved}; the same command with --resume goes on"
         ) from error
-    return write_result(config, work, splits, trainer, tokenizer, started)
+    return write_result(config, work, splits, trainer, tokenizer, started, origin)
 
 
 def probe_head(trainer: TaskTrainer, model: PooledClassifier, config: TrainConfig) -> None:
@@ -155,7 +187,6 @@ def make_trainer(
     """Return the Trainer of this run."""
     task = runner.task
     has_dev = bool(splits.dev)
-    steps = len(splits.train) * config.num_train_epochs / config.per_device_train_batch_size
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
         num_train_epochs=config.num_train_epochs,
@@ -173,7 +204,6 @@ def make_trainer(
         load_best_model_at_end=has_dev,
         metric_for_best_model=task.metric if has_dev else None,
         greater_is_better=True if has_dev else None,
-        logging_steps=max(1, int(steps / 100)),
         seed=config.seed,
         bf16=bf16,
         use_cpu=not cuda,
@@ -193,8 +223,15 @@ def make_trainer(
         splits.train,
         splits.dev,
         arguments,
-        callbacks=[StepBar(task.metric), SaveEvery(config.save_steps)],
+        callbacks=[
+            StepBar(task.metric),
+            SaveEvery(config.save_steps),
+            *([Deadline(config.max_minutes)] if config.max_minutes else []),
+        ],
     )
+    rows: Any = trainer.train_dataset
+    every = max(1, int(len(rows) * config.num_train_epochs / config.per_device_train_batch_size / 100))
+    arguments.logging_steps = min(every, TIMED_LOGS) if config.max_minutes else every
     trainer.remove_callback(transformers.PrinterCallback)
     if has_dev and config.early_stopping_patience:
         trainer.add_callback(transformers.EarlyStoppingCallback(config.early_stopping_patience))
@@ -202,7 +239,13 @@ def make_trainer(
 
 
 def write_result(
-    config: TrainConfig, work: Path, splits: Splits, trainer: TaskTrainer, tokenizer: Any, started: float
+    config: TrainConfig,
+    work: Path,
+    splits: Splits,
+    trainer: TaskTrainer,
+    tokenizer: Any,
+    started: float,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Score the chosen weights in float32, write the checkpoint and rename it to its place."""
     final = work / "final"
@@ -210,11 +253,8 @@ def write_result(
     final.mkdir()
     runner, task = trainer.runner, trainer.runner.task
     trainer.model.eval()
-    outputs = {"dev": runner.outputs(trainer.dev_asked)}
-    asked = {"dev": trainer.dev_asked, "test": runner.encode([example.asked for example in splits.test])}
-    outputs["test"] = runner.outputs(asked["test"])
-    decoding = trainer.target.fit(asked["dev"], outputs["dev"], splits.dev)
-    runner.reading = runner.reading.with_decoding(decoding)
+    answers = {"dev": trainer.target.answered(runner, trainer.dev_asked, splits.dev)}  # fits the decoding first
+    answers["test"] = runner.answers(runner.examine([example.asked for example in splits.test]))
     points = curve.points(trainer.state.log_history)
     record: dict[str, Any] = {
         "task": config.task,
@@ -222,7 +262,8 @@ def write_result(
         "max_length": runner.encoder.max_length,
         "stride": runner.encoder.stride,
         "pooling": config.pooling,
-        "decoding": dataclasses.asdict(decoding),
+        "pooling_tokens": getattr(trainer.model, "tokens", {}),
+        "decoding": dataclasses.asdict(runner.reading.decoding),
         "base_model": config.model,
         "settings": to_dict(config),
         "data": splits.sources,
@@ -232,7 +273,7 @@ def write_result(
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "precision": "bf16" if trainer.args.bf16 else "fp32",
         "metrics": {
-            name: task.score([row.right for row in rows], runner.decode(asked[name], outputs[name]), runner.reading)
+            name: task.score([row.right for row in rows], answers[name], runner.reading)
             for name, rows in (("dev", splits.dev), ("test", splits.test))
             if rows
         },
@@ -240,13 +281,14 @@ def write_result(
         "machine": machine.description(),
         "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
     }
+    if origin:
+        record |= origin.record
+        trainer.model.config.update(dict(origin.model))
     record["seconds"] = round(time.perf_counter() - started, 1)
     curve.draw(points, final / "curve.png", task.metric)
     sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
     rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}
-    as_rows = {
-        name: [{**row.asked, task.label_column_of(row.asked): row.label} for row in some] for name, some in rows.items()
-    }
+    as_rows = {name: [row.as_row(task) for row in some] for name, some in rows.items()}
     checkpoint.write(final, tokenizer, trainer.model, record, as_rows)
     if config.out.exists():
         shutil.rmtree(config.out)

@@ -14,6 +14,11 @@ import numpy.typing as npt
 from burnish_serve.tasks import Logits
 from burnish_serve.tasks.scores import sigmoid, softmax
 
+# A model without a mistake on dev would ask for a temperature of 0, where all scores are 1 and tell nothing any more.
+LEAST_TEMPERATURE = 0.25
+# Scores from here on are never rejected: so near to 1, int8 and float32 differ in the last bits.
+SURE = 0.999
+
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
@@ -31,11 +36,11 @@ def temperature(logits: Logits, right: Numbers) -> float:
         scores = softmax(logits.astype(np.float64) / np.exp(log_temperature))
         return float(-np.log(np.maximum(scores[np.arange(len(right)), right], 1e-12)).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(LEAST_TEMPERATURE), 3), method="bounded").x))
 
 
 def reject_below(logits: Logits, right: Numbers, outside: int, max_drop: float) -> float:
-    """Return the highest score to reject below at which not too many right answers are lost.
+    """Return the highest score to reject below, up to `SURE`, at which not too many right answers are lost.
 
     Args:
         logits: calibrated, float32 ``[rows, labels]``.
@@ -50,7 +55,7 @@ def reject_below(logits: Logits, right: Numbers, outside: int, max_drop: float) 
     lost = int(max_drop * inside.sum())
     if not len(hits):
         return 0.0
-    return float(hits[min(lost, len(hits) - 1)])
+    return float(min(hits[min(lost, len(hits) - 1)], SURE))
 
 
 def thresholds(logits: Logits, right: Flags, labels: Sequence[str]) -> dict[str, float]:
@@ -69,9 +74,8 @@ def thresholds(logits: Logits, right: Flags, labels: Sequence[str]) -> dict[str,
         if not len(hits) or not hits[-1]:
             found[label] = 0.5
             continue
-        f1 = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
-        last = int(np.argmax(f1))
-        ranked = scores[order, number]
-        below = ranked[last + 1] if last + 1 < len(ranked) else 0.0
-        found[label] = float((ranked[last] + below) / 2)
+        ranked = np.append(scores[order, number].astype(np.float64), 0.0)
+        f1 = np.where(ranked[:-1] > ranked[1:], 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1]), 0.0)
+        last = int(np.argmax(f1))  # rows of one score are given a label all or none
+        found[label] = float((ranked[last] + ranked[last + 1]) / 2)
     return found

@@ -25,7 +25,7 @@ PROBE_DECAY = 1e-4
 
 
 class PooledClassifier(torch.nn.Module):
-    """An encoder, its token vectors pooled into one, dropout, and one linear layer.
+    """An encoder, its token vectors pooled into one or a few, dropout, and one linear layer.
 
     Args:
         encoder: transformers' model without a head.
@@ -33,13 +33,16 @@ class PooledClassifier(torch.nn.Module):
         pooling: a name in `burnish_serve.tasks.pooling.POOLINGS`.
     """
 
+    numbers: tuple[int, ...] = ()
+    """Ids of the tokens that the pooling looks for."""
+
     def __init__(self, encoder: Any, num_labels: int, pooling: str) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooling = pooling
+        self.pooling = POOLINGS[pooling]
         self.config = encoder.config
         self.dropout = torch.nn.Dropout(getattr(encoder.config, "hidden_dropout_prob", 0.1))
-        self.classifier = torch.nn.Linear(encoder.config.hidden_size, num_labels)
+        self.classifier = torch.nn.Linear(encoder.config.hidden_size * self.pooling.count, num_labels)
         torch.nn.init.normal_(self.classifier.weight, std=0.02)
         torch.nn.init.zeros_(self.classifier.bias)
 
@@ -48,11 +51,15 @@ class PooledClassifier(torch.nn.Module):
         """Where the weights are."""
         return self.classifier.weight.device
 
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Return the tokens that the pooling looks for, with their ids."""
+        return dict(zip(self.pooling.tokens, self.numbers, strict=True))
+
     def pooled(self, input_ids: Any, attention_mask: Any, **rest: Any) -> torch.Tensor:
         """Return one float32 vector a text, ``[rows, width]``, for ids and mask ``[rows, length]``."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
-        vectors: torch.Tensor = POOLINGS[self.pooling](hidden.float(), attention_mask)
-        return vectors
+        return torch.cat(self.pooling.vectors(hidden.float(), attention_mask, input_ids, self.numbers), dim=-1)
 
     def forward(self, input_ids: Any, attention_mask: Any, **rest: Any) -> SequenceClassifierOutput:
         """Return logits ``[rows, labels]`` for ids and mask ``[rows, length]``."""

@@ -46,6 +46,8 @@ class StepBar(transformers.TrainerCallback):
         value = (metrics or {}).get(f"eval_{self._metric}")
         if self._bar is not None and value is not None:
             line = f"epoch {state.epoch:.1f}  step {state.global_step}  {self._loss}  dev {self._metric} {value:.4f}"
+            if metrics and (perplexity := metrics.get("eval_perplexity")):
+                line += f"  perplexity {perplexity:.2f}"
             tqdm.write(line, file=sys.stderr)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

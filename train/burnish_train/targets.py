@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from burnish_serve.batching import Ids
-from burnish_serve.runner import model_inputs
-from burnish_serve.tasks import Asked, Decoding, Encoded, Outputs, Task
+from burnish_serve.runner import Runner, model_inputs
+from burnish_serve.tasks import Answer, Asked, Decoding, Encoded, Outputs, Task
 from burnish_serve.tasks.pooling import mean
 from burnish_train import fitting, losses
 from burnish_train.config import TrainConfig
@@ -23,7 +23,7 @@ from burnish_train.data import Example
 
 
 class Target:
-    """What a task learns from; one class for each kind, by the task's name in `TARGETS`.
+    """What a task learns from; one class for each kind, by the task's name in `burnish_train.kinds`.
 
     Args:
         task: what is asked.
@@ -45,6 +45,9 @@ class Target:
     def labels_of(cls, names: Sequence[str], config: TrainConfig) -> tuple[str, ...]:
         """Return the names of the logits for the sorted names that stand in the train rows."""
         return tuple(names)
+
+    def meet(self, runner: Runner) -> None:
+        """Learn what a runner knows of tokenizer and model, before the first rows come."""
 
     def values(self, example: Example, asked: Asked) -> list[Any]:
         """Return what is right for each window of a row; None for windows that nothing can be learned from."""
@@ -85,6 +88,28 @@ class Target:
         """Return the mean loss of a model's outputs."""
         raise NotImplementedError
 
+    def learn(
+        self, model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor, step: int | None
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the loss of one batch, and the model's outputs.
+
+        Args:
+            model: the model.
+            inputs: int64 ``[windows, length]`` each.
+            labels: from `stack`.
+            step: of the run; None where nothing is learned and only the loss is asked for.
+        """
+        outputs = model(**inputs)
+        return self.loss(outputs, labels, inputs), outputs
+
+    def answered(self, runner: Runner, asked: Sequence[Asked], examples: Sequence[Example]) -> list[Answer]:
+        """Return the answers to dev rows, read with what is fitted on them; the runner reads with it from then on."""
+        if self.task.keep is not None:  # outputs too wide to be kept, and nothing to fit
+            return runner.answers(asked)
+        outputs = runner.outputs(asked)
+        runner.reading = runner.reading.with_decoding(self.fit(asked, outputs, examples))
+        return runner.decode(asked, outputs)
+
     def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
         """Return what turns outputs into answers best, on dev rows."""
         return Decoding()
@@ -100,9 +125,9 @@ class Classes(Target):
         counts = collections.Counter(example.right for example in train)
         self.weights = losses.class_weights([counts[label] for label in labels], len(train), config.class_weights)
 
-    def value(self, example: Example) -> int:
-        """Return the number of the label."""
-        return self.numbers[example.right]
+    def value(self, example: Example) -> int | None:
+        """Return the number of the label; None for the one for rejection where train has no row of it."""
+        return self.numbers.get(example.right)
 
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the cross-entropy of logits ``[rows, labels]``."""
@@ -115,10 +140,12 @@ class Classes(Target):
         if not label or not len(asked):
             return Decoding(reject_label=label)
         logits = np.asarray(outputs, dtype=np.float32)
-        right = np.array([self.numbers[example.right] for example in examples])
-        outside = self.numbers.get(label, -1)
-        temperature = fitting.temperature(logits, right)
-        below = fitting.reject_below(np.float32(1 / temperature) * logits, right, outside, self.config.reject_max_drop)
+        right = np.array([self.numbers.get(example.right, -1) for example in examples])
+        outside, known = self.numbers.get(label, -1), right >= 0
+        if not known.any():
+            return Decoding(reject_label=label)
+        temperature = fitting.temperature(logits[known], right[known])
+        below = fitting.reject_below(logits / np.float32(temperature), right, outside, self.config.reject_max_drop)
         return Decoding(temperature=temperature, reject_label=label, reject_below=below)
 
 
@@ -204,11 +231,3 @@ def item(windows: tuple[Encoded, ...], value: Any) -> dict[str, Any]:
     """Return one item of a step."""
     longest = max(windows, key=lambda window: len(window.ids))
     return {"windows": windows, "value": value, "input_ids": longest.ids}
-
-
-TARGETS: dict[str, type[Target]] = {
-    "text-classification": Classes,
-    "multi-label-classification": Several,
-    "regression": Number,
-    "feature-extraction": Similarity,
-}

@@ -16,6 +16,7 @@ import transformers
 from burnish_serve import batching
 from burnish_serve.runner import Runner
 from burnish_train.data import Example
+from burnish_train.deadline import Deadline, schedule
 from burnish_train.order import EpochSampler
 from burnish_train.targets import Target
 
@@ -45,7 +46,8 @@ class TaskTrainer(transformers.Trainer):
         self.runner = runner
         self.target = target
         self.dev = list(dev)
-        self.dev_asked = runner.encode([example.asked for example in dev])
+        self.dev_asked = runner.examine([example.asked for example in dev])
+        target.meet(runner)
         super().__init__(
             model=model,
             args=arguments,
@@ -58,22 +60,34 @@ class TaskTrainer(transformers.Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return EpochSampler(self.args.train_batch_size, train_dataset or self.train_dataset, seed=self.args.seed)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule of the learning rate, by steps and by the clock where there is a deadline."""
+        if not any(isinstance(one, Deadline) for one in self.callback_handler.callbacks):
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            args, optimizer = self.args, optimizer or self.optimizer
+            name, warmup = str(args.lr_scheduler_type.value), args.get_warmup_steps(num_training_steps)
+            share = warmup / num_training_steps
+            self.lr_scheduler: Any = schedule(name, optimizer, share, num_training_steps, self._progress)
+        return self.lr_scheduler
+
+    def _progress(self) -> float:
+        """Return the share of the time that is over; a resumed run has another callback than it was made with."""
+        return max(one.progress for one in self.callback_handler.callbacks if isinstance(one, Deadline))
+
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Return the target's loss of one batch, and the model's outputs where they are asked for."""
         labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = self.target.loss(outputs, labels, inputs)
+        step = self.state.global_step if model.training else None
+        loss, outputs = self.target.learn(model, inputs, labels, step)
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Return loss and scores on the dev rows, as a user's rows are answered, in the precision of training."""
         self.model.eval()
         with torch.no_grad(), self.autocast_smart_context_manager():
-            outputs = self.runner.outputs(self.dev_asked)
+            answers = self.target.answered(self.runner, self.dev_asked, self.dev)
             losses = [self._loss(batch) for batch in self._batches(self.eval_dataset)]
-        decoding = self.target.fit(self.dev_asked, outputs, self.dev)
-        self.runner.reading = self.runner.reading.with_decoding(decoding)
-        answers = self.runner.decode(self.dev_asked, outputs)
         scores = self.runner.task.score([example.right for example in self.dev], answers, self.runner.reading)
         found = {"loss": float(np.mean(losses)), **{k: v for k, v in scores.items() if isinstance(v, float)}}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}

@@ -15,6 +15,7 @@ import click
 # Every verb with its line of help, in the order of work; help must not import a verb.
 VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
+    "pretrain": "make an encoder from nothing but texts; writes a model folder",
     "export": "turn a checkpoint into an optimized, quantized, proven bundle",
     "predict": "answer the rows of a file, or texts",
     "evaluate": "score a bundle or a checkpoint on labelled rows",

@@ -68,7 +68,7 @@ def command(
         public_key=public_key,
         on_long=on_long,
     )
-    examples = read_labelled(data, model.task, model.labels, text_column=text_column, label_column=label_column)
+    examples = read_labelled(data, model.task, model.reading.known, text_column=text_column, label_column=label_column)
     with RowWriter(out) if out else _Nowhere() as writer:
         result = evaluate(model, examples, **options)
         writer.write(result.rows)

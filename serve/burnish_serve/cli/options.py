@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from burnish_serve.providers import DEVICES, PROVIDERS, contradiction
+from burnish_serve.tasks.grouping import STRATEGIES
 from burnish_serve.text import ON_LONG
 
 text_column_option = click.option("--text-column", default="text", help="column that holds the text  [default: text]")
@@ -57,6 +58,26 @@ TASK_OPTIONS = {
         "--reject-below",
         type=click.FloatRange(0, 1),
         help="score below which the label for rejection is the answer  [default: as fitted in training; 0 for never]",
+    ),
+    "aggregation_strategy": click.option(
+        "--aggregation-strategy",
+        type=click.Choice(STRATEGIES),
+        help="how tokens become spans: none leaves tokens, simple joins them, the others give a word one label  "
+        "[default: first]",
+    ),
+    "max_answer_len": click.option(
+        "--max-answer-len", type=click.IntRange(1), help="tokens of an answer at the most  [default: 15]"
+    ),
+    "handle_impossible_answer": click.option(
+        "--handle-impossible-answer/--no-handle-impossible-answer",
+        default=None,
+        help="whether the answer may be that there is none, the empty text  "
+        "[default: where training fitted a threshold]",
+    ),
+    "align_to_words": click.option(
+        "--align-to-words/--no-align-to-words",
+        default=None,
+        help="whether answers begin and end with whole words  [default: they do]",
     ),
 }
 

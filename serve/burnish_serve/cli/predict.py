@@ -103,7 +103,7 @@ def command(
     text = f"{done} rows in {seconds:.1f} s ({done / seconds:,.0f} a second, {model.variant}), written to {out}"
     if truncated:
         told = f"{truncated} of {done} texts were cut at {model.encoder.max_length} tokens"
-        click.echo(f"burnish: warning: {told} (--on-long window reads them whole)", err=True)
+        click.echo(f"burnish: warning: {told}", err=True)
     return Report(summary, text if out else "")
 
 
@@ -111,8 +111,10 @@ def _answer(
     model: Runner, window: list[tuple[int, dict[str, Any]]], name: str, column: str, options: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], int]:
     """Return each row with its answer added, and how many were cut; an answer that cannot say so has it beside it."""
-    asked = model.encode([model.task.asked(row, f"{name}:{number}", column) for number, row in window])
-    answers = model.decode(asked, model.outputs(asked), **options)
+    where = [f"{name}:{number}" for number, _ in window]
+    rows = [model.task.asked(row, place, column) for (_, row), place in zip(window, where, strict=True)]
+    asked = model.encode(rows, where)
+    answers = model.answers(asked, **options)
     rows = [{**row, "answer": answer} for (_, row), answer in zip(window, answers, strict=True)]
     for row, one in zip(rows, asked, strict=True):
         answer = row["answer"]

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from burnish_serve.errors import InputError
-from burnish_serve.tasks import feature_extraction, multi_label, regression, text_classification
+from burnish_serve.tasks import (
+    feature_extraction,
+    fill_mask,
+    multi_label,
+    question_answering,
+    regression,
+    relation_extraction,
+    text_classification,
+    token_classification,
+)
 from burnish_serve.tasks.task import Answer, Asked, Decoding, Encoded, Logits, Outputs, Reading, Row, Task
 
 __all__ = [
@@ -27,6 +36,10 @@ TASKS: dict[str, Task] = {
         multi_label,
         regression,
         feature_extraction,
+        relation_extraction,
+        token_classification,
+        question_answering,
+        fill_mask,
     )
 }
 

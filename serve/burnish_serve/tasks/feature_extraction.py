@@ -15,6 +15,7 @@ from burnish_serve.errors import InputError
 from burnish_serve.tasks.pooling import mean
 from burnish_serve.tasks.regression import correlations, right
 from burnish_serve.tasks.task import Answer, Asked, Logits, Outputs, Reading, Task
+from burnish_serve.tasks.text_classification import ONE_OR_TWO_TEXTS
 
 
 def decode(asked: Sequence[Asked], outputs: Outputs, reading: Reading) -> list[Answer]:
@@ -58,7 +59,7 @@ TASK = Task(
     name="feature-extraction",
     pipeline="feature-extraction",
     head="",
-    columns=(("text_a", "text_b"), ("text",)),
+    columns=ONE_OR_TWO_TEXTS,
     label_column="score",
     outputs=("last_hidden_state",),
     labelled=False,

@@ -15,7 +15,7 @@ import numpy as np
 from burnish_serve.errors import InputError, MissingExtraError
 from burnish_serve.tasks.scores import sigmoid
 from burnish_serve.tasks.task import Answer, Asked, Logits, Reading, Row, Task
-from burnish_serve.tasks.text_classification import ONE_OR_TWO_TEXTS, first_of, rank
+from burnish_serve.tasks.text_classification import ONE_OR_TWO_TEXTS, check_top_k, first_of, rank
 
 THRESHOLD = 0.5
 
@@ -48,6 +48,8 @@ def decode(
         reading: labels and thresholds.
         top_k: ``threshold`` for those that reach theirs, a number for so many (1 for a dict alone), None for all.
     """
+    if top_k != "threshold":
+        check_top_k(top_k)
     ranked = rank(sigmoid(logits), reading.labels, top_k if isinstance(top_k, int) else None)
     if top_k == "threshold":
         limits = reading.decoding.thresholds

@@ -15,7 +15,7 @@ import numpy as np
 
 from burnish_serve.errors import InputError, MissingExtraError
 from burnish_serve.tasks.task import Answer, Asked, Logits, Reading, Row, Task, label_of
-from burnish_serve.tasks.text_classification import ONE_OR_TWO_TEXTS, first_of
+from burnish_serve.tasks.text_classification import ONE_OR_TWO_TEXTS, check_top_k, first_of
 
 
 def right(row: Row, asked: Mapping[str, Any], column: str, where: str) -> float:
@@ -42,7 +42,11 @@ def decode(asked: Sequence[Asked], logits: Logits, reading: Reading, *, top_k: i
         logits: float32 ``[rows, 1]``.
         reading: the label's name.
         top_k: 1 for a dict a row; more, or None, for a list of it.
+
+    Raises:
+        InputError: ``top_k`` is no number of answers.
     """
+    check_top_k(top_k)
     answers = [{"label": reading.labels[0], "score": value} for value in logits[:, 0].tolist()]
     return list(answers) if top_k == 1 else [[answer] for answer in answers]
 

@@ -39,7 +39,11 @@ class Encoded(NamedTuple):
     part: int = 0
     """Which of the row's texts it is, where they are read apart."""
     words: Ids | None = None
-    """The word of each token of the text that is asked about, counted from 0 in each window; -1 for other tokens."""
+    """The word of each token of the text that is asked about, counted in the whole text; -1 for other tokens."""
+    start: int = 0
+    """How many tokens of the text that is asked about stand before this window's first."""
+    hidden: Ids | None = None
+    """Where the row is asked in order to be scored: the token that a mask hides; -1 where none is hidden."""
 
 
 class Asked(NamedTuple):
@@ -51,6 +55,8 @@ class Asked(NamedTuple):
     """What is read of it."""
     windows: tuple[Encoded, ...]
     """One, or several where the text is longer than the model, or where its texts are read apart."""
+    where: str = "row"
+    """What messages call it."""
 
     @property
     def truncated(self) -> bool:
@@ -77,8 +83,13 @@ class Decoding:
     """Score below which the best label is not believed."""
     score_range: tuple[float, ...] = ()
     """Least and greatest number among the train rows, where numbers are predicted."""
-    no_answer_threshold: float = 0.0
-    """How much likelier than the best answer "no answer" must be to be given."""
+    no_answer_threshold: float | None = None
+    """Logarithm of how much likelier than the best answer "no answer" must be to be given; None where none was fitted:
+    then it is given only where that is asked for."""
+
+    def __post_init__(self) -> None:
+        """Make a tuple of the list that JSON has for it."""
+        object.__setattr__(self, "score_range", tuple(self.score_range))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,12 @@ class Reading:
     decoding: Decoding = field(default_factory=Decoding)
     tokenizer: Tokenizer | None = None
     """For tasks whose answers hold words."""
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Return the labels, and the one for rejection where it is none of them."""
+        rejected = self.decoding.reject_label
+        return self.labels if rejected is None or rejected in self.labels else (*self.labels, rejected)
 
     def with_decoding(self, decoding: Decoding) -> Reading:
         """Return the same with another decoding."""
@@ -121,6 +138,8 @@ class Task:
     """Whether the outputs have a value for each token; several are laid side by side."""
     apart: bool = False
     """Whether two texts of a row are read each by itself, and not as a pair."""
+    tokens: tuple[str, ...] = ()
+    """Tokens that training adds to the vocabulary, and that a text is marked up with."""
     on_long: str = "truncate"
     """What becomes of a text that is longer than the model, where nobody says otherwise: a name in `ON_LONG`."""
     texts: Callable[[Mapping[str, Any], str], tuple[str, ...]] = lambda row, where: tuple(row.values())
@@ -133,6 +152,12 @@ class Task:
     """The labels that stand in what is right."""
     known: Callable[[Sequence[str]], Sequence[str]] = lambda labels: labels
     """The names that may stand in what is right, of a model's labels."""
+    examine: Callable[[Asked, Reading], Asked] | None = None
+    """``(row, reading) -> the row as it is asked to be scored``, where rows have no labels and are to be guessed."""
+    keep: Callable[[Encoded, Reading], Any] | None = None
+    """``(window, reading) -> tokens whose outputs are kept``, where those of all would be many; None keeps all."""
+    remark: Callable[[Any], str] = lambda right: ""
+    """What should be told of a row that is trained on, by what is right; the rows of each remark are counted."""
     decode: Callable[..., list[Answer]]
     """``(asked, outputs, reading, **options) -> answers``, in numpy."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -48,7 +48,11 @@ def decode(
         reading: labels, temperature and what is rejected.
         top_k: how many answers a row.
         reject_below: another limit than the one that was fitted; 0 rejects nothing.
+
+    Raises:
+        InputError: ``top_k`` is no number of answers.
     """
+    check_top_k(top_k)
     decoding = reading.decoding
     if decoding.temperature != 1:
         logits = logits / np.float32(decoding.temperature)
@@ -57,6 +61,12 @@ def decode(
         below = decoding.reject_below if reject_below is None else reject_below
         ranked = [_rejecting(answers, decoding.reject_label, below)[:top_k] for answers in ranked]
     return [answers[0] for answers in ranked] if top_k == 1 else list(ranked)
+
+
+def check_top_k(top_k: Any) -> None:
+    """Raise InputError where ``top_k`` is neither a whole number from 1 nor None."""
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise InputError(f"top_k must be a whole number from 1, or None for all, not {top_k!r}")
 
 
 def rank(scores: Logits, labels: Sequence[str], top_k: int | None) -> list[list[dict[str, Any]]]:

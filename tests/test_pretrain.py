@@ -1,0 +1,314 @@
+"""An encoder from nothing: its vocabulary, what it learns, that it goes on where it was stopped, and ends in time."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+from transformers.trainer_utils import get_last_checkpoint
+
+from burnish_serve.errors import BurnishError, InputError
+from burnish_train import checkpoint, deadline
+from burnish_train.cli import pretrain as command
+from burnish_train.deadline import Deadline, schedule
+from burnish_train.pretrain import pretrain, read_texts
+from burnish_train.pretrain_config import SIZES, PretrainConfig, read_recipe
+from burnish_train.progress import StepBar
+from burnish_train.wordpiece import SPECIAL, make_tokenizer
+from tiny_model import labelled_rows, on_one_thread, write_rows
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+RECIPES = sorted((Path(__file__).parents[1] / "train" / "recipes").glob("pretrain*.toml"))
+CHINESE = ["我们 在 北京", "北京的天气很好", "我们很好，天气好。", "他在北京"]
+ENGLISH = ["playing and played", "the player plays", "we play the game", "playing games", "player of the year"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    rows = [{"text": row["text"]} for row in labelled_rows(300)]
+    return write_rows(tmp_path_factory.mktemp("texts") / "texts.jsonl", rows)
+
+
+@pytest.fixture
+def config(texts, tmp_path):
+    """Return a function that makes the settings of a run of a second, with some changed."""
+    tiny = {"size": "tiny", "vocab_size": 200, "max_length": 32, "num_train_epochs": 6.0, "dev_fraction": 0.1}
+    run = {"device": "cpu", "precision": "fp32", "per_device_train_batch_size": 8, "learning_rate": 3e-3}
+    return lambda **changes: PretrainConfig(
+        **{"train": (str(texts),), "out": tmp_path / "encoder", **tiny, **run, **changes}
+    )
+
+
+# The vocabulary
+
+
+def test_chinese_is_split_by_character_and_english_into_pieces():
+    tokenizer = make_tokenizer([*CHINESE, *ENGLISH], size=80, lowercase=True, max_length=32)
+    assert tokenizer.tokenize("我们很好") == ["我", "们", "很", "好"]
+    assert tokenizer.tokenize("北京, the PLAY") == ["北", "京", ",", "the", "play"] or "," not in tokenizer.get_vocab()
+    assert tokenizer.tokenize("The PLAY") == ["the", "play"]
+    assert "".join(piece.removeprefix("##") for piece in tokenizer.tokenize("payed")) == "payed"
+    assert len(tokenizer.tokenize("payed")) > 1
+    assert tokenizer.tokenize("他") == ["[UNK]"], "it was seen once"
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == [0, 1, 2, 3, 4]
+    assert tokenizer("我们", "好")["input_ids"] == tokenizer.convert_tokens_to_ids(
+        ["[CLS]", "我", "们", "[SEP]", "好", "[SEP]"]
+    )
+    assert not any("##" + character in tokenizer.get_vocab() for character in "我们北京")
+
+
+def test_case_is_kept_where_it_is_asked_for():
+    texts = ["Ada wrote", "Ada Wrote", "ada wrote"] * 2
+    assert make_tokenizer(texts, size=100, lowercase=False, max_length=8).tokenize("Ada wrote ada") == [
+        "Ada",
+        "wrote",
+        "ada",
+    ]
+    assert make_tokenizer(texts, size=100, lowercase=True, max_length=8).tokenize("Ada WROTE") == ["ada", "wrote"]
+
+
+def test_the_same_texts_give_the_same_vocabulary():
+    texts = [row["text"] for row in labelled_rows(300)]
+    made = [make_tokenizer(texts, size=90, lowercase=True, max_length=8).get_vocab() for _ in range(4)]
+    assert len(made[0]) == 90
+    assert all(one == made[0] for one in made)
+    assert len(make_tokenizer(texts, size=10_000, lowercase=True, max_length=8)) < 600
+
+
+def test_a_vocabulary_with_too_little_room_says_how_much_it_needs():
+    with pytest.raises(
+        InputError, match=r"a vocabulary of 15 tokens cannot be made: 5 are special, and of the \d+ char"
+    ):
+        make_tokenizer(ENGLISH, size=15, lowercase=True, max_length=8)
+    with pytest.raises(InputError, match="of the 0 characters that are seen twice"):
+        make_tokenizer(["abc"], size=99, lowercase=True, max_length=8)
+
+
+def test_transformers_loads_the_tokenizer_as_it_was(tmp_path):
+    made = make_tokenizer([*CHINESE, *ENGLISH], size=80, lowercase=True, max_length=32)
+    made.save_pretrained(tmp_path)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*CHINESE, *ENGLISH, "Ünknown 👍 北京"]:
+        assert loaded(text)["input_ids"] == made(text)["input_ids"]
+    assert (loaded.mask_token_id, loaded.pad_token_id, loaded.model_max_length) == (4, 0, 32)
+
+
+# The texts
+
+
+def test_texts_are_read_from_rows_of_several_tasks(tmp_path):
+    mixed = [{"text": "a text", "label": "x"}, {"tokens": ["我", "们", "!"], "tags": ["O"] * 3}, {"text": " "}]
+    rows = write_rows(tmp_path / "mixed.jsonl", [*mixed, {"tokens": ["two", "words"]}])
+    (tmp_path / "lines.txt").write_text("a line\n\nanother\n", encoding="utf-8")
+    files = (str(rows), str(tmp_path / "lines.txt"), str(tmp_path / "lines.txt"))
+    splits = read_texts(PretrainConfig(train=files, out=tmp_path / "x", dev_fraction=0))
+    lines = ["a line", "another"]
+    assert [row.texts for row in splits.train] == [(text,) for text in ["a text", "我们!", "two words", *lines, *lines]]
+    assert {name: about["rows"] for name, about in splits.sources["train"]["files"].items()} == {
+        files[0]: 4,
+        files[1]: 2,
+    }
+
+
+def test_a_text_stands_in_train_or_in_dev(tmp_path, texts):
+    splits = read_texts(PretrainConfig(train=(str(texts), str(texts)), out=tmp_path / "x", dev_fraction=0.1))
+    train, dev = ({row.texts for row in rows} for rows in (splits.train, splits.dev))
+    assert not train & dev
+    assert len(dev) == 30
+    assert len(splits.dev) == 60
+
+
+@pytest.mark.parametrize(
+    ("row", "message"), [({"review": "x"}, r"bad.jsonl:2: no column 'text'"), ({"text": 5}, r"bad.jsonl:2: .* not 5")]
+)
+def test_a_row_without_a_text_is_named(row, message, tmp_path):
+    path = write_rows(tmp_path / "bad.jsonl", [{"text": "a"}, row])
+    with pytest.raises(InputError, match=message):
+        read_texts(PretrainConfig(train=(str(path),), out=tmp_path / "x"))
+
+
+# The run
+
+
+@pytest.fixture(scope="module")
+def encoder(texts, tmp_path_factory):
+    """Return a pretrained encoder; not to be written to."""
+    out = tmp_path_factory.mktemp("pretrained") / "encoder"
+    arguments = [
+        *("--train", texts, "--out", out, "--size", "tiny", "--vocab-size", 200, "--max-length", 32),
+        *("--num-train-epochs", 12, "--dev-fraction", 0.1, "--device", "cpu", "--precision", "fp32"),
+        *("--per-device-train-batch-size", 8, "--learning-rate", 3e-3, "--json"),
+    ]
+    with on_one_thread():
+        done = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["checkpoint"] == str(out)
+    return out
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "burnish.json").read_text(encoding="utf-8"))
+
+
+def test_held_out_texts_become_likelier(encoder):
+    record = record_of(encoder)
+    perplexities = [point["eval_perplexity"] for point in record["curve"] if "eval_perplexity" in point]
+    assert len(perplexities) == 12
+    tokens = transformers.AutoConfig.from_pretrained(encoder).vocab_size
+    assert perplexities[0] < 1.2 * tokens
+    assert record["metrics"]["dev"]["perplexity"] < 0.8 * perplexities[0]
+    losses = [point["loss"] for point in record["curve"] if "loss" in point]
+    assert np.mean(losses[:5]) == pytest.approx(math.log(tokens), abs=0.8), "it begins with no knowledge"
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
+
+
+def test_the_folder_is_a_model_as_anyone_loads_it(encoder, texts):
+    model = transformers.AutoModel.from_pretrained(encoder)
+    config = model.config
+    assert (config.num_hidden_layers, config.hidden_size) == SIZES["tiny"]
+    assert (config.num_attention_heads, config.intermediate_size, config.max_position_embeddings) == (2, 512, 32)
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.1, 0.1)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    assert config.vocab_size == len(tokenizer) <= 200
+    assert model(**tokenizer("play some music", return_tensors="pt")).last_hidden_state.shape[-1] == 128
+    record = record_of(encoder)
+    assert record["base_model"] is None
+    assert (record["task"], record["max_length"], record["stride"]) == ("fill-mask", 32, 0)
+    assert record["settings"]["size"] == "tiny"
+    assert record["data"]["train"]["files"][str(texts)]["rows"] == 300
+    answers = checkpoint.load(encoder, device="cpu")("please [MASK] music")
+    assert len(answers[0]) == 5
+
+
+def test_fine_tuning_takes_the_folder(encoder, make_checkpoint):
+    folder = make_checkpoint(model=str(encoder), pooling="mean", num_train_epochs=3.0)
+    assert record_of(folder)["base_model"] == str(encoder)
+    assert record_of(folder)["metrics"]["test"]["accuracy"] > 0.5
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def furthest_apart(one: Path, other: Path) -> float:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path, monkeypatch):
+    pretrain(config(out=tmp_path / "whole", num_train_epochs=3.0))
+    settings = config(out=tmp_path / "stopped", num_train_epochs=3.0, save_steps=4)
+    end = StepBar.on_step_end
+
+    def stop(self, args, state, control, **kwargs):
+        end(self, args, state, control, **kwargs)
+        if state.global_step == 14:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepBar, "on_step_end", stop)
+        with pytest.raises(BurnishError, match=r"interrupted at step 14 of \d+; .*checkpoint-12"):
+            pretrain(settings)
+    assert get_last_checkpoint(str(tmp_path / "stopped.partial")).endswith("checkpoint-12")
+    told = []
+    pretrain(settings, resume=True, log=told.append)
+    assert any("going on from" in line for line in told)
+    assert furthest_apart(tmp_path / "whole", tmp_path / "stopped") < 1e-6
+    assert (tmp_path / "whole/tokenizer.json").read_bytes() == (tmp_path / "stopped/tokenizer.json").read_bytes()
+
+
+def test_resume_with_another_size_is_refused(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(StepBar, "on_evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(BurnishError):
+        pretrain(config(save_steps=2))
+    with pytest.raises(InputError, match=r"model was 'a new tiny BERT, 200 .* and is 'a new tiny BERT, 199"):
+        pretrain(config(save_steps=2, vocab_size=199), resume=True)
+
+
+def test_every_recipe_is_one(tmp_path):
+    assert len(RECIPES) == 2
+    for path in RECIPES:
+        assert read_recipe(path, train=("a.jsonl",), out=tmp_path / "x").size in SIZES
+        assert path.read_text(encoding="utf-8").startswith("# burnish pretrain train/recipes/")
+
+
+def test_settings_that_are_wrong_are_told_at_once(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('train = "one"\nsize = "huge"\n', encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"train must be a list of texts, not 'one'; out is needed: .*; size must be one"
+    ):
+        read_recipe(path)
+    path.write_text('train = ["a.txt", "b.txt"]\nout = "x"\n', encoding="utf-8")
+    assert read_recipe(path, train=()).train == ("a.txt", "b.txt")
+    assert read_recipe(path, train=("c.txt",)).train == ("c.txt",)
+
+
+# In time
+
+
+def test_the_rate_follows_steps_or_time_whichever_is_further():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
+    share = SimpleNamespace(over=0.0)
+    plan = schedule("linear", optimizer, 0.1, 100, lambda: share.over)
+    optimizer.step()
+
+    def rate_at(step: int, over: float) -> float:
+        share.over = over
+        plan.last_epoch = step - 1
+        plan.step()
+        return optimizer.param_groups[0]["lr"]
+
+    assert rate_at(5, 0.0) == pytest.approx(1.0)
+    assert rate_at(10, 0.0) == pytest.approx(2.0)
+    assert rate_at(55, 0.0) == pytest.approx(1.0)
+    assert rate_at(5, 0.55) == pytest.approx(1.0), "a slow machine: little is done in most of the time"
+    assert rate_at(11, 1.0) == 0
+    assert rate_at(100, 0.3) == 0
+    assert rate_at(120, 0.3) == 0
+
+
+def test_training_stops_when_its_time_is_over(config, monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+
+    def clock() -> float:
+        now.seconds += 0.5
+        return now.seconds
+
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=clock))
+    record = pretrain(config(num_train_epochs=50.0, max_minutes=0.5))
+    assert 10 < record["steps"] < 60
+    rates = [point["learning_rate"] for point in record["curve"] if "loss" in point]
+    assert max(rates) > 2e-3
+    assert rates[-1] < 2e-4
+    assert "eval_perplexity" in record["curve"][-1], "what it ends with is scored"
+
+
+def test_time_before_a_resume_counts(monkeypatch):
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    first = Deadline(2)
+    first.on_train_begin(None, None, None)
+    now.seconds = 160.0
+    assert first.progress == 0.5
+    again = Deadline.from_state(first.state())
+    now.seconds = 1000.0
+    again.on_train_begin(None, None, None)
+    control = SimpleNamespace(should_training_stop=False)
+    now.seconds = 1059.0
+    again.on_step_end(None, None, control)
+    assert not control.should_training_stop
+    now.seconds = 1060.0
+    again.on_step_end(None, None, control)
+    assert control.should_training_stop
+    assert again.progress == 1
+    assert Deadline(0).progress == 0
