@@ -132,7 +132,7 @@ def test_training_on_pairs_brings_those_that_are_alike_together(tiny_settings, t
 
     record = train(TrainConfig(**{**settings, "out": tmp_path / "run"}))
     assert record["metrics"]["test"]["spearman"] == pytest.approx(score(tmp_path / "run"), abs=1e-6)
-    assert score(tmp_path / "run") > score(settings["model"]) + 0.05
+    assert score(settings["model"]) < 0.5 < 0.75 < score(tmp_path / "run")
     assert record["labels"] == []
 
 

@@ -20,9 +20,10 @@ from burnish_serve import load
 from burnish_serve.cli import main
 from burnish_serve.errors import InputError
 from burnish_serve.evaluation import evaluate, read_labelled
-from burnish_serve.runner import WIDE_ROWS, encoder_for
+from burnish_serve.runner import WIDE_ROWS
 from burnish_serve.tasks import Reading, task_named
 from burnish_serve.tasks.fill_mask import decode, predicted, score, special
+from burnish_serve.text import encoder_for
 from burnish_train import checkpoint
 from make_tiny_bundle import tokenizer
 from tiny_model import FILLERS, VOCABULARY, labelled_rows, write_rows
@@ -124,6 +125,11 @@ def test_all_tokens_are_answered_where_all_are_asked_for(ours):
     assert scores == sorted(scores, reverse=True)
     assert sum(scores) == pytest.approx(1)
     assert ours("the [MASK]", top_k=1) == [answer[:1]]
+
+
+def test_a_threshold_is_refused(ours):
+    with pytest.raises(InputError, match="fill-mask has no threshold: top_k is a whole number, or all"):
+        ours("the [MASK]", top_k="threshold")
 
 
 def test_of_equal_tokens_the_first_comes_first(ours):

@@ -64,6 +64,8 @@ def test_the_calibration_error_worked_by_hand():
     # Bins are 1/15 wide. 0.95 and 0.97 share one: their mean is 0.96 and half are right; 0.5 stands alone and is right.
     error = calibration_error(np.array([0.95, 0.97, 0.5]), np.array([True, False, True]))
     assert error == pytest.approx((2 * abs(0.96 - 0.5) + 1 * abs(0.5 - 1)) / 3)
+    apart = calibration_error(np.array([0.93, 0.94]), np.array([True, False]))
+    assert apart == pytest.approx((0.07 + 0.94) / 2), "14/15 stands between them"
     assert calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0
     assert calibration_error(np.array([1.0]), np.array([False])) == 1
 
@@ -109,11 +111,11 @@ def test_nothing_is_rejected_where_nothing_was_right():
 
 
 def test_an_answer_below_the_limit_is_the_label_for_rejection_with_what_is_left():
-    logits = np.log(np.array([[0.5, 0.3, 0.2], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]], dtype=np.float32))
+    logits = np.log(np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]], dtype=np.float32))
     reading = Reading(labels=LABELS, decoding=Decoding(reject_label="oos", reject_below=0.7))
     answers = CLASSES.decode([], logits, reading)
     assert [answer["label"] for answer in answers] == ["oos", "a", "oos"]
-    assert [answer["score"] for answer in answers] == pytest.approx([0.5, 0.8, 0.6])
+    assert [answer["score"] for answer in answers] == pytest.approx([0.4, 0.8, 0.6])
     (first, second, third) = CLASSES.decode([], logits, reading, top_k=None)
     assert [one["label"] for one in first] == ["oos", "a", "b"], "each label once"
     assert [one["label"] for one in second] == ["a", "b", "oos"]

@@ -12,8 +12,8 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish_serve.runner import encoder_for
 from burnish_serve.tasks import Encoded, task_named
+from burnish_serve.text import encoder_for
 from burnish_train.masking import Masked, choose, is_ideograph, logits_at, pack
 from tiny_model import MAX_LENGTH, VOCABULARY, make_encoder, make_tokenizer
 
@@ -201,6 +201,21 @@ def test_only_hidden_tokens_are_projected_and_the_loss_is_that_of_all(model, tar
     ours, _ = target().learn(model, inputs, torch.from_numpy(words), step=4)
     torch.testing.assert_close(ours, reference)
     assert model(**inputs).logits.shape == (3, 12, len(VOCABULARY)), "the model is left as it was"
+
+
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "electra", "mpnet", "modernbert", "deberta-v2"])
+def test_heads_of_other_architectures_take_only_the_hidden_tokens_too(name):
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"intermediate_size": 64, "max_position_embeddings": 40, "pad_token_id": 0}
+    theirs = {"vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    made = theirs if name == "distilbert" else {**sizes, **more}
+    if name == "modernbert":
+        made |= {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    config = transformers.AutoConfig.for_model(name, **made)
+    other = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    inputs = {"input_ids": torch.randint(5, 60, (3, 10)), "attention_mask": torch.ones(3, 10, dtype=torch.int64)}
+    chosen = torch.arange(30).reshape(3, 10) % 4 == 0
+    torch.testing.assert_close(logits_at(other, inputs, chosen), other(**inputs).logits[chosen])
 
 
 def test_gradients_are_those_of_the_whole_loss(model, target):

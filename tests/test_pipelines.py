@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from burnish_export.source import read_source, reference_runner
 from burnish_export.tokenizer import write_tokenizer
 from burnish_serve.errors import InputError
-from burnish_serve.runner import encoder_for
 from burnish_serve.tasks.relation_extraction import MARKERS
+from burnish_serve.text import encoder_for
 from burnish_train.vocabulary import add_tokens
 from make_tiny_bundle import tokenizer
 from tiny_model import FILLERS, KEYWORDS, VOCABULARY

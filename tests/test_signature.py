@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from burnish_export.cli import export as command_export
 from burnish_export.config import ExportConfig
-from burnish_serve import BundleError, InputError, Manifest, load, open_bundle, runner, signature
+from burnish_serve import BundleError, InputError, Manifest, load, open_bundle, opening, signature
 from burnish_serve.bundle import MANIFEST, describe_file
 from burnish_serve.cli import main
 from burnish_serve.signature import SIGNATURE, open_signed, sign, verify
@@ -310,7 +310,7 @@ def test_no_session_is_made_of_a_bundle_that_is_refused(signed, keys, monkeypatc
     def create_session(*_, **__):
         raise AssertionError("a session was made")
 
-    monkeypatch.setattr(runner, "create_session", create_session)
+    monkeypatch.setattr(opening, "create_session", create_session)
     with pytest.raises(AssertionError, match="a session was made"):
         load(signed, device="cpu", public_key=keys / "own.pub")
     with pytest.raises(BundleError):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from burnish_serve import TASKS
 from burnish_serve.errors import InputError
-from burnish_serve.runner import Runner, encoder_for
+from burnish_serve.runner import Runner
 from burnish_serve.tasks.grouping import BY_WORD, STRATEGIES
+from burnish_serve.text import encoder_for
 from burnish_train.checkpoint import TorchSession, input_names
 from tiny_tagger import BIO, CHINESE, TEXTS, byte_level, make_tagger, wordpiece
 

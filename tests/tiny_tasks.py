@@ -134,7 +134,7 @@ WAYS = {
     "multi-label-classification": Way("multi-label-classification", several_labels, 0.8, MEAN),
     "regression": Way("regression", numbers, 0.8, MEAN),
     "regression of pairs": Way("regression", sums, 0.8, MEAN),
-    "feature-extraction": Way("feature-extraction", alike, 0.6),
+    "feature-extraction": Way("feature-extraction", alike, 0.7),
     "token-classification": Way("token-classification", tagged, 0.9, {"learning_rate": 3e-3}),
     "relation-extraction": Way("relation-extraction", relations, 0.8, {"pooling": "markers-mean"}),
     "question-answering": Way("question-answering", questions, 0.3),

@@ -22,7 +22,8 @@ from burnish_bench.workload import Workload, golden_workload, read_workload
 from burnish_serve import machine
 from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file
 from burnish_serve.errors import InputError
-from burnish_serve.runner import Runner, open_runner
+from burnish_serve.opening import open_runner
+from burnish_serve.runner import Runner
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import task_named
 

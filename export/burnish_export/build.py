@@ -26,9 +26,9 @@ from burnish_export.tokenizer import write_config, write_tokenizer
 from burnish_export.variants import FILES
 from burnish_serve.bundle import MANIFEST, Manifest, describe_file, is_bundle
 from burnish_serve.errors import InputError
-from burnish_serve.runner import encoder_for
 from burnish_serve.session import PROVIDERS, create_session
 from burnish_serve.signature import sign
+from burnish_serve.text import encoder_for
 
 
 def export(config: ExportConfig, *, overwrite: bool = False, log: Callable[[str], None] | None = None) -> Manifest:

@@ -16,7 +16,8 @@ from burnish_serve.errors import (
     ProofError,
     QualityGateError,
 )
-from burnish_serve.runner import Runner, load
+from burnish_serve.opening import load
+from burnish_serve.runner import Runner
 from burnish_serve.tasks import TASKS, Task
 
 __all__ = [

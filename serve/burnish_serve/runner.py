@@ -13,21 +13,16 @@ difference of the models.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from burnish_serve import batching, machine
+from burnish_serve import batching
 from burnish_serve.batching import Ids
-from burnish_serve.bundle import Bundle
-from burnish_serve.choice import choose
-from burnish_serve.errors import BundleError, DeviceError, InputError
-from burnish_serve.session import CPU, Feed, Session, create_session, provider_for, tried_session
-from burnish_serve.signature import open_signed
-from burnish_serve.tasks import Answer, Asked, Decoding, Encoded, Logits, Outputs, Reading, Row, Task, task_named
+from burnish_serve.errors import InputError
+from burnish_serve.session import Session
+from burnish_serve.tasks import Answer, Asked, Decoding, Encoded, Logits, Outputs, Reading, Row, Task
 from burnish_serve.text import TextEncoder
 
 # Padded tokens of one batch: on two cores 512 was 4 % ahead of 1,024 for short texts (bench/LOG.md).
@@ -220,140 +215,6 @@ class Runner:
         arrays = model_inputs(batch, self.inputs, self.pad_token_id)
         found = self.session.run(self.task.outputs, arrays)
         return found[0] if len(found) == 1 else np.stack(found, axis=-1)
-
-
-def load(
-    folder: str | Path,
-    *,
-    device: str = "auto",
-    provider: str | None = None,
-    variant: str | None = None,
-    threads: int | None = None,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
-    public_key: str | Path | None = None,
-    on_long: str | None = None,
-) -> Runner:
-    """Return a runner for a bundle.
-
-    Args:
-        folder: the bundle.
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where it works.
-        provider: ``cpu``, ``cuda``, ``openvino`` or ``tensorrt``, which decides and implies the device.
-        variant: a variant's name; None for the manifest's default.
-        threads: threads of one run; None for as many as this process may use.
-        max_batch_tokens: padded tokens of one batch at the most.
-        public_key: refuses a bundle that was not signed with the private half of this key; None asks for no signature.
-        on_long: ``error``, ``truncate`` or ``window`` for texts longer than the model; None for the task's way.
-
-    Raises:
-        InputError: there is no such folder or variant, or device and provider contradict each other.
-        BundleError: the bundle is damaged or refused.
-        MissingExtraError: a key is given, and the extra ``sign`` is not installed.
-        DeviceError: the device or the provider cannot be used.
-    """
-    return open_runner(
-        open_signed(folder, public_key),
-        device=device,
-        provider=provider,
-        variant=variant,
-        threads=threads,
-        max_batch_tokens=max_batch_tokens,
-        on_long=on_long,
-    )
-
-
-def open_runner(
-    bundle: Bundle,
-    *,
-    device: str = "auto",
-    provider: str | None = None,
-    variant: str | None = None,
-    threads: int | None = None,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
-    on_long: str | None = None,
-) -> Runner:
-    """Return a runner for a bundle that is open already; see `load`."""
-    chosen = provider_for(device, provider)
-    if conflict := machine.wheel_conflict():
-        warnings.warn(conflict, RuntimeWarning, stacklevel=3)
-    manifest = bundle.manifest
-    if variant is not None and variant not in manifest.variants:
-        raise InputError(f"{bundle.folder} has no variant {variant!r}; it has: {', '.join(manifest.variants)}")
-    name, remark = choose(manifest, chosen, machine.cpu_features(), variant)
-    if remark:
-        warnings.warn(remark, RuntimeWarning, stacklevel=3)
-    try:
-        session, nodes = _open_session(bundle, name, chosen, threads)
-    except DeviceError as error:
-        if device != "auto" or provider is not None:
-            raise
-        warnings.warn(f"taking the CPU: {error}", RuntimeWarning, stacklevel=3)
-        return open_runner(
-            bundle,
-            device="cpu",
-            variant=variant,
-            threads=threads,
-            max_batch_tokens=max_batch_tokens,
-            on_long=on_long,
-        )
-    task = task_named(manifest.task)
-    return Runner(
-        task=task,
-        labels=manifest.labels,
-        encoder=encoder_for(task, bundle.path("tokenizer.json"), manifest.max_length, manifest.stride, on_long),
-        session=session,
-        inputs=manifest.inputs,
-        pad_token_id=manifest.pad_token_id,
-        variant=name,
-        decoding=manifest.decoding,
-        max_batch_tokens=max_batch_tokens,
-        provider=chosen,
-        nodes=nodes,
-        pairs=bool(manifest.golden_rows) and not task.apart and all(len(row) == 2 for row in manifest.golden_rows),
-    )
-
-
-def encoder_for(
-    task: Task, path: str | Path, max_length: int, stride: int = 0, on_long: str | None = None
-) -> TextEncoder:
-    """Return the tokenization that a task needs.
-
-    Args:
-        task: says whether answers point into the text, and what becomes of a long one.
-        path: a ``tokenizer.json``.
-        max_length: tokens that the model reads at the most.
-        stride: tokens that neighbouring windows share.
-        on_long: None for the task's own way.
-    """
-    return TextEncoder(
-        path, max_length, on_long=on_long or task.on_long, stride=stride, offsets=task.per_token and not task.apart
-    )
-
-
-def _open_session(
-    bundle: Bundle, name: str, provider: str, threads: int | None
-) -> tuple[Session, dict[str, int] | None]:
-    """Return a variant's session, and how many nodes of a first run were on each provider; on the CPU none is made."""
-    manifest = bundle.manifest
-
-    def first_feed(session: Any) -> Feed:
-        """Refuse a graph that is not the manifest's, and return a row of one token for it."""
-        width = session.get_outputs()[0].shape[-1]
-        if manifest.labels and isinstance(width, int) and width != len(manifest.labels):
-            raise BundleError(
-                f"{bundle.folder} is refused: {len(manifest.labels)} labels for {width} outputs of {name}"
-            )
-        if {item.name for item in session.get_inputs()} != set(manifest.inputs):
-            raise BundleError(f"{bundle.folder} is refused: the inputs of {name} are not {', '.join(manifest.inputs)}")
-        ids = np.full(1, manifest.pad_token_id, dtype=np.int64)
-        return model_inputs([Encoded(ids, np.zeros_like(ids), False)], manifest.inputs, manifest.pad_token_id)
-
-    path = bundle.path(manifest.variants[name].file)
-    if provider != CPU:
-        return tried_session(path, first_feed, provider=provider, threads=threads)
-    session = create_session(path, threads=threads)
-    first_feed(session)
-    return session, None
 
 
 def model_inputs(batch: Sequence[Encoded], names: Sequence[str], pad_token_id: int) -> dict[str, Ids]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from burnish_serve.errors import BundleError, InputError
-from burnish_serve.tasks import Encoded
+from burnish_serve.tasks import Encoded, Task
 
 ON_LONG = ("error", "truncate", "window")
 # Tokenization of very long texts costs more than the model, and truncation comes after it: so characters are capped
@@ -191,3 +191,20 @@ class TextEncoder:
 
 def _name(where: Sequence[str] | None, place: int) -> str:
     return f"row {place + 1}" if where is None else where[place]
+
+
+def encoder_for(
+    task: Task, path: str | Path, max_length: int, stride: int = 0, on_long: str | None = None
+) -> TextEncoder:
+    """Return the tokenization that a task needs.
+
+    Args:
+        task: says whether answers point into the text, and what becomes of a long one.
+        path: a ``tokenizer.json``.
+        max_length: tokens that the model reads at the most.
+        stride: tokens that neighbouring windows share.
+        on_long: None for the task's own way.
+    """
+    return TextEncoder(
+        path, max_length, on_long=on_long or task.on_long, stride=stride, offsets=task.per_token and not task.apart
+    )

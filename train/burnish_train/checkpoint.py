@@ -19,12 +19,12 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from burnish_serve import machine, runner
+from burnish_serve import machine
 from burnish_serve.errors import InputError
 from burnish_serve.rows import RowWriter
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, Logits, Task, task_named
-from burnish_serve.text import TextEncoder
+from burnish_serve.text import TextEncoder, encoder_for
 from burnish_train.device import use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.vocabulary import add_tokens
@@ -91,7 +91,7 @@ def _load_weights(name: str | Path, head: str, pooling: str, config: Any) -> Any
     return PooledClassifier(model, config.num_labels, pooling) if ours else model
 
 
-def encoder_for(
+def saved_tokenizer(
     task: Task, tokenizer: Any, folder: Path, model: Any, *, max_length: int, stride: int, on_long: str | None
 ) -> TextEncoder:
     """Return our tokenization of a transformers tokenizer, limited to what the model can read.
@@ -101,7 +101,7 @@ def encoder_for(
     """
     tokenizer.save_pretrained(folder)
     length = min(max_length, max_positions(model.config, tokenizer))
-    return runner.encoder_for(task, folder / "tokenizer.json", length, stride, on_long)
+    return encoder_for(task, folder / "tokenizer.json", length, stride, on_long)
 
 
 def max_positions(config: Any, tokenizer: Any) -> int:
@@ -198,7 +198,7 @@ def load(folder: str | Path, *, device: str = "auto", threads: int | None = None
     model = load_model(folder).to("cuda" if use_cuda(device) else "cpu")
     task = task_named(record["task"])
     path = folder / "tokenizer.json"
-    encoder = runner.encoder_for(task, path, record["max_length"], record["stride"], on_long)
+    encoder = encoder_for(task, path, record["max_length"], record["stride"], on_long)
     pad = transformers.AutoTokenizer.from_pretrained(folder).pad_token_id
     return runner_for(model, encoder, pad, task, record["labels"], Decoding(**record["decoding"]))
 

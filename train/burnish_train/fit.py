@@ -126,7 +126,7 @@ def _run(
     labels = kind.labels_of(splits.names, config)
     tokenizer, model = checkpoint.load_encoder(name, task, labels, config.pooling)
     (work / "tokenizer").mkdir(exist_ok=True)
-    encoder = checkpoint.encoder_for(
+    encoder = checkpoint.saved_tokenizer(
         task,
         tokenizer,
         work / "tokenizer",

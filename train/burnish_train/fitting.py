@@ -51,7 +51,7 @@ def reject_below(logits: Logits, right: Numbers, outside: int, max_drop: float) 
     scores = softmax(logits)
     best, confidence = scores.argmax(-1), scores.max(-1)
     inside = right != outside
-    hits = np.sort(confidence[inside & (best == right) & (best != outside)])
+    hits = np.sort(confidence[(best == right) & (best != outside)])
     lost = int(max_drop * inside.sum())
     if not len(hits):
         return 0.0

@@ -23,8 +23,9 @@ from burnish_serve.cli.options import (
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import BundleError, InputError, MissingExtraError
 from burnish_serve.evaluation import evaluate, read_labelled
+from burnish_serve.opening import load
 from burnish_serve.rows import RowWriter
-from burnish_serve.runner import Runner, load
+from burnish_serve.runner import Runner
 
 
 @click.command("evaluate", short_help="score a bundle or a checkpoint on labelled rows")

@@ -21,8 +21,9 @@ from burnish_serve.cli.options import (
 )
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import InputError
+from burnish_serve.opening import load
 from burnish_serve.rows import RowWriter, count_rows, read_rows
-from burnish_serve.runner import WINDOW, Runner, load, windows
+from burnish_serve.runner import WINDOW, Runner, windows
 
 
 @click.command("predict", short_help="answer the rows of a file, or texts")

@@ -13,8 +13,8 @@ from burnish_serve.choice import fits
 from burnish_serve.cli.options import device_option, provider_option, signature_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import ProofError
+from burnish_serve.opening import open_runner
 from burnish_serve.providers import LIKE
-from burnish_serve.runner import open_runner
 from burnish_serve.session import provider_for
 from burnish_serve.signature import open_signed
 

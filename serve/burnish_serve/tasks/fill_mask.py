@@ -77,7 +77,7 @@ def decode(
     outputs: Outputs,
     reading: Reading,
     *,
-    top_k: int | None = 5,
+    top_k: int | str | None = 5,
     targets: str | Sequence[str] | None = None,
 ) -> list[Answer]:
     """Return the best tokens for each mask of each row; for rows that are scored, what stood there and its probability.
@@ -90,8 +90,10 @@ def decode(
         targets: the only tokens to choose among; of a word that is no token, its first one.
 
     Raises:
-        InputError: a text has no mask, or a target is no token.
+        InputError: a text has no mask, a target is no token, or ``top_k`` is no number.
     """
+    if isinstance(top_k, str):
+        raise InputError(f"fill-mask has no {top_k}: top_k is a whole number, or all")
     tokenizer = _tokenizer(reading)
     wanted = None if targets is None else target_ids(tokenizer, [targets] if isinstance(targets, str) else targets)
     answers: list[Answer] = []
