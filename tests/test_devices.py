@@ -205,7 +205,7 @@ def test_a_provider_that_works_runs_the_bundle(runtime, profiles, tiny_bundle, t
 
 
 def test_on_the_cpu_nothing_is_profiled(tiny_bundle, monkeypatch):
-    monkeypatch.setattr("burnish_serve.runner.tried_session", None)
+    monkeypatch.setattr("burnish_serve.opening.tried_session", None)
     model = load(tiny_bundle, device="cpu")
     assert (model.provider, model.nodes) == (CPU, None)
 

@@ -444,7 +444,7 @@ def traps(monkeypatch):
         pytest.fail("it hangs")
 
     monkeypatch.setattr("burnish_serve.session.create_session", reached)
-    monkeypatch.setattr("burnish_serve.runner.create_session", reached)
+    monkeypatch.setattr("burnish_serve.opening.create_session", reached)
     monkeypatch.setattr(onnxruntime, "InferenceSession", reached)
     monkeypatch.setattr("burnish_serve.text.Tokenizer", Trap)
     before = signal.signal(signal.SIGALRM, hang)

@@ -123,7 +123,7 @@ def test_a_cut_text_has_no_place_in_a_list_of_numbers_so_the_row_says_so(encoder
 def test_training_on_pairs_brings_those_that_are_alike_together(tiny_settings, tmp_path):
     data = {"train": alike(200, 0), "dev": alike(60, 1), "test": alike(100, 2)}
     paths = {split: str(write_rows(tmp_path / f"{split}.jsonl", rows)) for split, rows in data.items()}
-    settings = {**tiny_settings, **paths, "task": "feature-extraction", "max_length": 32, "num_train_epochs": 2.0}
+    settings = {**tiny_settings, **paths, "task": "feature-extraction", "max_length": 32, "num_train_epochs": 5.0}
 
     def score(folder):
         rows = data["test"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -198,16 +197,6 @@ def test_binary_cross_entropy_by_its_formula():
         target = labels * (1 - share) + share / 2
         expected = -(weights * target * chance.log() + (1 - target) * (1 - chance).log()).mean()
         assert losses.binary_cross_entropy(logits, labels, share, weights) == pytest.approx(expected.item(), abs=1e-5)
-
-
-def test_cosent_by_its_formula():
-    cosines, wanted = torch.tensor([0.9, 0.2, 0.5, 0.4]), torch.tensor([5.0, 1.0, 1.0, 3.0])
-    total = 1.0
-    for one, other in itertools.product(range(4), repeat=2):
-        if wanted[one] > wanted[other]:  # then its cosine should be the greater
-            total += math.exp(20 * (cosines[other] - cosines[one]))
-    assert losses.cosent(cosines, wanted) == pytest.approx(math.log(total), rel=1e-5)
-    assert losses.cosent(cosines, torch.ones(4)) == 0, "pairs that are all alike teach nothing"
 
 
 # The head starts where a linear probe ends

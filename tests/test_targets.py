@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from burnish_serve.errors import InputError
 from burnish_serve.evaluation import evaluate, read_labelled
 from burnish_serve.tasks import Decoding, Reading, task_named
 from burnish_train import TrainConfig, checkpoint, fitting, train
 from burnish_train.data import Example
-from burnish_train.targets import Classes
+from burnish_train.targets import Classes, Similarity
 from tiny_model import FILLERS, labelled_rows, write_rows
 from tiny_tasks import numbers, several_labels
 
@@ -127,3 +129,18 @@ def test_labels_of_several_and_numbers_are_checked_with_file_and_line(run, tmp_p
     ):
         with pytest.raises(InputError, match=rf"train\.jsonl:1: .*{said}"):
             run({"train": [row]}, task=task)
+
+
+def test_the_loss_of_pairs_is_the_squared_error_of_their_cosines(tmp_path):
+    rows = [Example({}, ("a", "b"), score) for score in (1.0, 5.0, 2.0)]
+    config = TrainConfig(model="m", task="feature-extraction", train="t", out=tmp_path / "run")
+    target = Similarity(task_named("feature-extraction"), config, (), rows)
+    wanted = [target.value(row) for row in rows]
+    assert wanted == [0.0, 1.0, 0.25], "shares of the range of the train rows"
+    hidden, mask = torch.randn(6, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]] * 3)
+    vectors = [rows_of_text[: int(count)].mean(0) for rows_of_text, count in zip(hidden, mask.sum(1), strict=True)]
+    cosines = [one @ other / one.norm() / other.norm() for one, other in zip(vectors[::2], vectors[1::2], strict=True)]
+    expected = sum((cosine - share) ** 2 for cosine, share in zip(cosines, wanted, strict=True)) / 3
+    outputs = SimpleNamespace(last_hidden_state=hidden)
+    loss = target.loss(outputs, target.stack(wanted, 4), {"attention_mask": mask})
+    assert loss == pytest.approx(float(expected), abs=1e-6)

@@ -24,7 +24,7 @@ logits_of_rows = arrays(
 
 def decode(logits, labels, problem_type, top_k):
     """Return the answers of the task for a kind of problem, always as lists."""
-    (task,) = (task for task in TASKS.values() if task.problem_type == problem_type)
+    task = next(task for task in TASKS.values() if task.problem_type == problem_type)
     answers = task.decode([], logits, Reading(labels=tuple(labels)), top_k=top_k)
     return [[answer] for answer in answers] if top_k == 1 else answers
 

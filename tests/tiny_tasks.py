@@ -129,7 +129,7 @@ def masked(count: int, seed: int) -> list[dict[str, Any]]:
 
 MEAN = {"pooling": "mean"}
 WAYS = {
-    "text-classification": Way("text-classification", classes, 0.9, {"reject_label": "none"}),
+    "text-classification": Way("text-classification", classes, 0.8, {"reject_label": "none"}),
     "pairs": Way("text-classification", pairs_of_classes, 0.8, MEAN),
     "multi-label-classification": Way("multi-label-classification", several_labels, 0.8, MEAN),
     "regression": Way("regression", numbers, 0.8, MEAN),

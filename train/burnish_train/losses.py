@@ -12,7 +12,6 @@ from torch.nn import functional
 
 IGNORED = -100
 CLASS_WEIGHTS = ("none", "balanced", "sqrt")
-SCALE = 20.0
 
 
 def cross_entropy(
@@ -51,18 +50,6 @@ def binary_cross_entropy(
 def mean_squared_error(numbers: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Return the mean squared error of numbers ``[rows]``."""
     return functional.mse_loss(numbers.float(), wanted)
-
-
-def cosent(cosines: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the CoSENT loss: every two pairs of texts should stand in the order of their numbers (Su, 2022).
-
-    Args:
-        cosines: float32 ``[pairs]``.
-        wanted: how alike the texts of each pair are, in any unit ``[pairs]``.
-    """
-    differences = SCALE * (cosines[:, None] - cosines[None, :])
-    wrong = torch.where(wanted[:, None] < wanted[None, :], differences, -torch.inf)
-    return torch.logsumexp(torch.cat([wrong.flatten(), wrong.new_zeros(1)]), dim=0)
 
 
 def class_weights(counts: Sequence[int], rows: int, method: str) -> torch.Tensor | None:

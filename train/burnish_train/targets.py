@@ -220,11 +220,19 @@ class Similarity(Number):
         first = {window.part: window for window in reversed(asked.windows)}
         return [(first[0], first[1])]
 
+    def value(self, example: Example) -> float:
+        """Return the number as a share of the range of the train rows: what the cosine should be."""
+        low, high = self.range
+        return (float(example.right) - low) / ((high - low) or 1.0)
+
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the CoSENT loss of the token vectors ``[2 * pairs, length, width]``."""
+        """Return the mean squared error of the cosines of pairs (Reimers and Gurevych, 2019, arXiv:1908.10084).
+
+        Their token vectors ``[2 * pairs, length, width]`` stand two by two.
+        """
         vectors = mean(outputs.last_hidden_state.float(), inputs["attention_mask"])
         cosines = torch.nn.functional.cosine_similarity(vectors[0::2], vectors[1::2])
-        return losses.cosent(cosines, labels)
+        return losses.mean_squared_error(cosines, labels)
 
 
 def item(windows: tuple[Encoded, ...], value: Any) -> dict[str, Any]:
