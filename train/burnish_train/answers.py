@@ -20,13 +20,13 @@ from burnish_serve.tasks.answer_scores import rate
 from burnish_serve.tasks.question_answering import candidates, context_of, offsets_of
 from burnish_train import losses
 from burnish_train.data import Example
-from burnish_train.targets import Target
+from burnish_train.targets import Supervised
 
 # Beyond this a logarithm of two scores says no more.
 MOST = 50.0
 
 
-class Answers(Target):
+class Answers(Supervised):
     """The first and the last token of an answer."""
 
     @classmethod

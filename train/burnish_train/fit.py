@@ -34,7 +34,7 @@ from burnish_train.device import use_bf16, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
 from burnish_train.progress import SaveEvery, StepBar
-from burnish_train.targets import Target
+from burnish_train.targets import OfRow, Target
 from burnish_train.trainer import TaskTrainer
 from burnish_train.work import disk_is_full, prepare
 
@@ -151,9 +151,9 @@ def _run(
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     target = kind(task, config, labels, splits.train)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, bf16=bf16)
-    if isinstance(model, PooledClassifier) and target.probe and not last:
+    if isinstance(model, PooledClassifier) and isinstance(target, OfRow) and not last:
         say(f"starting the head from a linear probe of {min(len(splits.train), PROBE_ROWS)} rows")
-        probe_head(trainer, model, config)
+        probe_head(trainer, model, target, config)
     try:
         trainer.train(resume_from_checkpoint=last)
     except KeyboardInterrupt as error:
@@ -165,12 +165,12 @@ def _run(
     return write_result(config, work, splits, trainer, tokenizer, started, origin)
 
 
-def probe_head(trainer: TaskTrainer, model: PooledClassifier, config: TrainConfig) -> None:
+def probe_head(trainer: TaskTrainer, model: PooledClassifier, target: OfRow, config: TrainConfig) -> None:
     """Start the head of a pooled classifier from a linear probe of the train rows."""
     rows: Any = trainer.train_dataset
     chosen = np.random.default_rng(config.seed).permutation(len(rows))[:PROBE_ROWS]
     vectors, labels = trainer.vectors([rows[i] for i in chosen])
-    model.probe(vectors, lambda outputs: trainer.target.loss(outputs, labels, {}))
+    model.probe(vectors, lambda outputs: target.loss(outputs, labels, {}))
 
 
 def make_trainer(

@@ -24,10 +24,10 @@ from burnish_train import losses
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example
 from burnish_train.losses import IGNORED
-from burnish_train.targets import Target
+from burnish_train.targets import Supervised
 
 
-class Tags(Target):
+class Tags(Supervised):
     """A tag for each word."""
 
     def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:

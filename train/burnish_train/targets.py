@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from burnish_train.config import TrainConfig
 from burnish_train.data import Example
 
 
-class Target:
+class Target(abc.ABC):
     """What a task learns from; one class for each kind, by the task's name in `burnish_train.kinds`.
 
     Args:
@@ -31,9 +32,6 @@ class Target:
         labels: names of the logits.
         train: the rows to learn from, for what is counted on them.
     """
-
-    probe = False
-    """Whether a pooled head can be started from a linear probe with this loss."""
 
     def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
         self.task = task
@@ -46,16 +44,25 @@ class Target:
         """Return the names of the logits for the sorted names that stand in the train rows."""
         return tuple(names)
 
-    def meet(self, runner: Runner) -> None:
+    def meet(self, runner: Runner) -> None:  # noqa: B027  # most targets need nothing of it
         """Learn what a runner knows of tokenizer and model, before the first rows come."""
 
-    def values(self, example: Example, asked: Asked) -> list[Any]:
-        """Return what is right for each window of a row; None for windows that nothing can be learned from."""
-        return [self.value(example)] * len(asked.windows)
+    @abc.abstractmethod
+    def items(self, examples: Sequence[Example], asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """Return what a step learns from: windows that belong together, what is right, and ids to sort by length."""
 
-    def value(self, example: Example) -> Any:
-        """Return what is right for a row whose windows have it in common."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def learn(
+        self, model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor, step: int | None
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the loss of one batch, and the model's outputs.
+
+        Args:
+            model: the model.
+            inputs: int64 ``[windows, length]`` each.
+            labels: from `stack`.
+            step: of the run; None where nothing is learned and only the loss is asked for.
+        """
 
     def batch(
         self, items: Sequence[Mapping[str, Any]], inputs: Sequence[str], pad_token_id: int
@@ -67,6 +74,26 @@ class Target:
         length = tensors["input_ids"].shape[1]
         return {**tensors, "labels": self.stack([item["value"] for item in items], length)}
 
+    def stack(self, values: Sequence[Any], length: int) -> torch.Tensor:
+        """Return what is right for a batch of items, padded to so many tokens where it is by token."""
+        return torch.tensor(values)
+
+    def answered(self, runner: Runner, asked: Sequence[Asked], examples: Sequence[Example]) -> list[Answer]:
+        """Return the answers to dev rows, read with what is fitted on them; the runner reads with it from then on."""
+        if self.task.keep is not None:  # outputs too wide to be kept, and nothing to fit
+            return runner.answers(asked)
+        outputs = runner.outputs(asked)
+        runner.reading = runner.reading.with_decoding(self.fit(asked, outputs, examples))
+        return runner.decode(asked, outputs)
+
+    def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
+        """Return what turns outputs into answers best, on dev rows."""
+        return Decoding()
+
+
+class Supervised(Target):
+    """What each window should give, and how far from it a model is."""
+
     def items(self, examples: Sequence[Example], asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """Return what a step learns from: windows that belong together, what is right, and ids to sort by length."""
         return [
@@ -76,17 +103,13 @@ class Target:
             if value is not None
         ]
 
+    @abc.abstractmethod
+    def values(self, example: Example, asked: Asked) -> list[Any]:
+        """Return what is right for each window of a row; None for windows that nothing can be learned from."""
+
     def together(self, asked: Asked) -> list[tuple[Encoded, ...]]:
         """Return the windows of a row that make one item each."""
         return [(window,) for window in asked.windows]
-
-    def stack(self, values: Sequence[Any], length: int) -> torch.Tensor:
-        """Return what is right for a batch of items, padded to so many tokens where it is by token."""
-        return torch.tensor(values)
-
-    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the mean loss of a model's outputs."""
-        raise NotImplementedError
 
     def learn(
         self, model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor, step: int | None
@@ -102,23 +125,25 @@ class Target:
         outputs = model(**inputs)
         return self.loss(outputs, labels, inputs), outputs
 
-    def answered(self, runner: Runner, asked: Sequence[Asked], examples: Sequence[Example]) -> list[Answer]:
-        """Return the answers to dev rows, read with what is fitted on them; the runner reads with it from then on."""
-        if self.task.keep is not None:  # outputs too wide to be kept, and nothing to fit
-            return runner.answers(asked)
-        outputs = runner.outputs(asked)
-        runner.reading = runner.reading.with_decoding(self.fit(asked, outputs, examples))
-        return runner.decode(asked, outputs)
-
-    def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
-        """Return what turns outputs into answers best, on dev rows."""
-        return Decoding()
+    @abc.abstractmethod
+    def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the mean loss of a model's outputs."""
 
 
-class Classes(Target):
+class OfRow(Supervised):
+    """What is right for a row is right for each of its windows."""
+
+    def values(self, example: Example, asked: Asked) -> list[Any]:
+        """Return the row's own for each window."""
+        return [self.value(example)] * len(asked.windows)
+
+    @abc.abstractmethod
+    def value(self, example: Example) -> Any:
+        """Return what is right for a row."""
+
+
+class Classes(OfRow):
     """One label out of several."""
-
-    probe = True
 
     def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
         super().__init__(task, config, labels, train)
@@ -149,10 +174,8 @@ class Classes(Target):
         return Decoding(temperature=temperature, reject_label=label, reject_below=below)
 
 
-class Several(Target):
+class Several(OfRow):
     """Any number of labels."""
-
-    probe = True
 
     def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
         super().__init__(task, config, labels, train)
@@ -173,10 +196,8 @@ class Several(Target):
         return Decoding(thresholds=fitting.thresholds(np.asarray(outputs), right, self.labels))
 
 
-class Number(Target):
+class Number(OfRow):
     """A number."""
-
-    probe = True
 
     def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
         super().__init__(task, config, labels, train)
@@ -203,8 +224,6 @@ class Number(Target):
 
 class Similarity(Number):
     """Two vectors that are as near as a number says."""
-
-    probe = False
 
     @classmethod
     def labels_of(cls, names: Sequence[str], config: TrainConfig) -> tuple[str, ...]:
