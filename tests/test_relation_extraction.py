@@ -249,8 +249,9 @@ def test_the_head_has_a_column_for_each_number_of_each_vector(tmp_path):
             "'markers' reads <e1>, <e2>, and text-classification has no .* it is for relation-ext",
         ),
         ({"pooling": "mean", "task": "feature-extraction"}, "'mean' is for tasks that answer about a whole text"),
+        ({"reject_label": "oos", "task": "regression"}, "'oos' is for tasks that give one label, not regression"),
     ],
 )
-def test_a_pooling_that_a_task_has_no_use_for_is_said(settings, said, tmp_path):
+def test_a_setting_that_a_task_has_no_use_for_is_said(settings, said, tmp_path):
     with pytest.raises(InputError, match=said):
         configure(TrainConfig, {}, model="m", train="t", out=tmp_path, **settings)

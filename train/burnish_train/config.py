@@ -101,8 +101,12 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a pooling that the task has no use for."""
-        if self.pooling not in POOLINGS or self.task not in TASKS:
+        """Refuse a pooling or a label for rejection that the task has no use for."""
+        if self.task not in TASKS:
+            return  # said where settings are read
+        if self.reject_label and TASKS[self.task].problem_type != "single_label_classification":
+            raise InputError(f"reject_label {self.reject_label!r} is for tasks that give one label, not {self.task}")
+        if self.pooling not in POOLINGS:
             return  # the architecture's own head; or what is said where settings are read
         task, missing = TASKS[self.task], set(POOLINGS[self.pooling].tokens) - set(TASKS[self.task].tokens)
         if task.head != "SequenceClassification":
