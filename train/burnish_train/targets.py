@@ -114,14 +114,7 @@ class Supervised(Target):
     def learn(
         self, model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor, step: int | None
     ) -> tuple[torch.Tensor, Any]:
-        """Return the loss of one batch, and the model's outputs.
-
-        Args:
-            model: the model.
-            inputs: int64 ``[windows, length]`` each.
-            labels: from `stack`.
-            step: of the run; None where nothing is learned and only the loss is asked for.
-        """
+        """Return the loss of the model's outputs, and these; see `Target.learn`."""
         outputs = model(**inputs)
         return self.loss(outputs, labels, inputs), outputs
 
