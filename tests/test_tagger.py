@@ -51,11 +51,9 @@ def tagger(make_checkpoint, files):
             task="token-classification",
             train=str(files / f"train-{kind}.jsonl"),
             test=str(files / f"test-{kind}.jsonl"),
-            num_train_epochs=6.0,
-            learning_rate=3e-3,
             max_length=32,
             stride=8,
-            **changes,
+            **{"num_train_epochs": 6.0, "learning_rate": 3e-3, **changes},
         )
 
     return make
@@ -77,6 +75,18 @@ def test_a_checkpoint_of_rows_of_tokens(tagger):
     assert tuple(model.config.id2label[number] for number in range(len(LABELS))) == LABELS
     kept = [json.loads(line) for line in (folder / "dev.jsonl").read_text().splitlines()]
     assert all(set(row) == {"tokens", "tags"} for row in kept)
+
+
+def test_the_head_starts_from_a_linear_probe(tagger):
+    still = checkpoint.read_record(tagger("tokens", learning_rate=0.0))  # the head is all that was ever fitted
+    assert still["metrics"]["test"]["f1"] > 0.8
+
+
+def test_a_head_that_was_trained_is_kept(tagger):
+    trained = tagger("tokens")
+    again = tagger("tokens", model=str(trained), learning_rate=0.0)
+    first, second = (checkpoint.load_model(folder).classifier.weight for folder in (trained, again))
+    assert (first == second).all()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -101,14 +101,20 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a pooling or a label for rejection that the task has no use for."""
+        """Refuse what the task has no use for: a pooling, a label for rejection, weights of labels, other tags."""
         if self.task not in TASKS:
             return  # said where settings are read
-        if self.reject_label and TASKS[self.task].problem_type != "single_label_classification":
+        task = TASKS[self.task]
+        tags = task.per_token and task.labelled
+        if self.reject_label and task.problem_type != "single_label_classification":
             raise InputError(f"reject_label {self.reject_label!r} is for tasks that give one label, not {self.task}")
+        if self.class_weights != "none" and not (tags or "classification" in (task.problem_type or "")):
+            raise InputError(f"class_weights {self.class_weights!r} is for tasks that give labels, not {self.task}")
+        if self.tag_scheme != "BIO" and not tags:
+            raise InputError(f"tag_scheme {self.tag_scheme!r} is for token-classification, not {self.task}")
         if self.pooling not in POOLINGS:
             return  # the architecture's own head; or what is said where settings are read
-        task, missing = TASKS[self.task], set(POOLINGS[self.pooling].tokens) - set(TASKS[self.task].tokens)
+        missing = set(POOLINGS[self.pooling].tokens) - set(task.tokens)
         if task.head != "SequenceClassification":
             raise InputError(f"pooling {self.pooling!r} is for tasks that answer about a whole text, not {self.task}")
         if missing:

@@ -34,11 +34,10 @@ from burnish_train.device import use_bf16, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
 from burnish_train.progress import SaveEvery, StepBar
-from burnish_train.targets import OfRow, Target
+from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
 from burnish_train.work import disk_is_full, prepare
 
-PROBE_ROWS = 10_000
 # Steps between two points of the curve at the most, where the clock may end a run after few.
 TIMED_LOGS = 20
 
@@ -140,20 +139,23 @@ def _run(
         f"{len(labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, "
         f"{'bf16' if bf16 else 'fp32'}"
     )
-    told = " ".join(model.config.architectures or ())
-    if not origin and task.head and not labels and task.head not in told:
+    pooled = isinstance(model, PooledClassifier)
+    new_head = pooled or bool(task.head and task.head not in " ".join(model.config.architectures or ()))
+    if not origin and new_head and not labels:
         say(f"the head of {task.name} is new: {config.model} has none")
     if last:
         say(f"going on from {last}")
     if not cuda:
         torch.set_num_threads(machine.num_threads())
+        model.set_attn_implementation("eager")  # whose dropout can be a faster one
     model.to("cuda" if cuda else "cpu")
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     target = kind(task, config, labels, splits.train)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, bf16=bf16)
-    if isinstance(model, PooledClassifier) and isinstance(target, OfRow) and not last:
-        say(f"starting the head from a linear probe of {min(len(splits.train), PROBE_ROWS)} rows")
-        probe_head(trainer, model, target, config)
+    probed = new_head and (pooled or task.per_token) and not last
+    if probed and isinstance(target, Supervised) and target.probe_rows:
+        say(f"starting the head from a linear probe of {min(len(splits.train), target.probe_rows)} rows")
+        trainer.probe_head(target)
     try:
         trainer.train(resume_from_checkpoint=last)
     except KeyboardInterrupt as error:
@@ -163,14 +165,6 @@ def _run(
             f"{saved}; the same command with --resume goes on"
         ) from error
     return write_result(config, work, splits, trainer, tokenizer, started, origin)
-
-
-def probe_head(trainer: TaskTrainer, model: PooledClassifier, target: OfRow, config: TrainConfig) -> None:
-    """Start the head of a pooled classifier from a linear probe of the train rows."""
-    rows: Any = trainer.train_dataset
-    chosen = np.random.default_rng(config.seed).permutation(len(rows))[:PROBE_ROWS]
-    vectors, labels = trainer.vectors([rows[i] for i in chosen])
-    model.probe(vectors, lambda outputs: target.loss(outputs, labels, {}))
 
 
 def make_trainer(

@@ -9,7 +9,6 @@ anywhere, and the head beside it in ``head.safetensors``; ``burnish.json`` says 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from burnish_serve.tasks.pooling import POOLINGS
 
 HEAD_FILE = "head.safetensors"
-PROBE_STEPS = 100
-PROBE_DECAY = 1e-4
 
 
 class PooledClassifier(torch.nn.Module):
@@ -56,43 +53,15 @@ class PooledClassifier(torch.nn.Module):
         """Return the tokens that the pooling looks for, with their ids."""
         return dict(zip(self.pooling.tokens, self.numbers, strict=True))
 
-    def pooled(self, input_ids: Any, attention_mask: Any, **rest: Any) -> torch.Tensor:
-        """Return one float32 vector a text, ``[rows, width]``, for ids and mask ``[rows, length]``."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
-        return torch.cat(self.pooling.vectors(hidden.float(), attention_mask, input_ids, self.numbers), dim=-1)
-
     def forward(self, input_ids: Any, attention_mask: Any, **rest: Any) -> SequenceClassifierOutput:
         """Return logits ``[rows, labels]`` for ids and mask ``[rows, length]``."""
-        vectors = self.pooled(input_ids, attention_mask, **rest)
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(vectors)))
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
+        pooled = self.pooling.vectors(hidden.float(), attention_mask, input_ids, self.numbers)
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(torch.cat(pooled, dim=-1))))
 
-    def probe(self, vectors: torch.Tensor, loss_of: Callable[[SequenceClassifierOutput], torch.Tensor]) -> None:
-        """Start the head where a linear probe of the frozen encoder ends.
-
-        A head of random weights sends large, blind gradients into the encoder and bends what it knows; one that is
-        right already does not (Kumar et al., 2022, arXiv:2202.10054).
-
-        Args:
-            vectors: float32 ``[rows, width]`` of `pooled`.
-            loss_of: the loss of training, for logits of these rows.
-        """
-        centre, spread = vectors.mean(0), vectors.std()
-        scaled = (vectors - centre) / spread
-        weight = torch.zeros_like(self.classifier.weight, requires_grad=True)
-        bias = torch.zeros_like(self.classifier.bias, requires_grad=True)
-        solver = torch.optim.LBFGS([weight, bias], max_iter=PROBE_STEPS, line_search_fn="strong_wolfe")
-
-        def loss() -> torch.Tensor:
-            solver.zero_grad()
-            value = loss_of(SequenceClassifierOutput(logits=scaled @ weight.T + bias))
-            value = value + PROBE_DECAY * (weight**2).sum()
-            value.backward()
-            return value
-
-        solver.step(loss)
-        with torch.no_grad():
-            self.classifier.weight.copy_(weight / spread)
-            self.classifier.bias.copy_(bias - (weight / spread) @ centre)
+    def set_attn_implementation(self, name: str) -> None:
+        """Choose how the encoder computes attention, as transformers' models do."""
+        self.encoder.set_attn_implementation(name)
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write the encoder and the head into a folder."""

@@ -1,4 +1,4 @@
-"""An encoder from nothing: a vocabulary of the texts, a small BERT of random weights, and masked words to guess.
+"""An encoder from nothing: a vocabulary of the texts, a small encoder of random weights, and masked words to guess.
 
 It is a run of `burnish_train.fit` that begins with a model of no knowledge, so bars, deadline, resume and checkpoint
 are the same. What it writes is a model folder: ``burnish train --model`` takes it for any task.
@@ -26,10 +26,16 @@ from burnish_train.data import Example, Splits, cut_dev
 from burnish_train.pretrain_config import SIZES, PretrainConfig
 from burnish_train.wordpiece import make_tokenizer
 
-DROPOUT = 0.1
-"""Of the model that is written, for the training that follows."""
-OWN = {"train", "size", "vocab_size", "lowercase", "dropout"}
+OWN = {"train", "architecture", "size", "vocab_size", "lowercase", "dropout"}
 """Settings that fine-tuning does not have, or has otherwise."""
+FEED_FORWARD = {"bert": 4, "modernbert": 2}
+"""Width of the feed-forward layers, in widths of the model; ModernBERT's have a gate of the same width beside it."""
+DROPOUTS = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
+}
+FINE_TUNING_DROPOUT = 0.1
+"""Of the model that is written, for the training that follows."""
 
 
 def pretrain(
@@ -56,7 +62,8 @@ def pretrain(
         BurnishError: the run was interrupted; the message says how to go on.
     """
     shared = {name: value for name, value in vars(config).items() if name not in OWN}
-    kind = f"a new {config.size} BERT, {config.vocab_size} {'uncased' if config.lowercase else 'cased'} word pieces"
+    pieces = f"{config.vocab_size} {'uncased' if config.lowercase else 'cased'} word pieces"
+    kind = f"a new {config.size} {config.architecture}, {pieces}"
     settings = TrainConfig(
         **shared,
         task="fill-mask",
@@ -72,7 +79,7 @@ def pretrain(
         splits=splits,
         make=lambda folder: _make_model(config, texts, folder, log or (lambda line: None)),
         record={"base_model": None, "settings": to_dict(config)},
-        model={"hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT},
+        model=dropout_of(config.architecture, FINE_TUNING_DROPOUT),
     )
     return fit.train(settings, resume=resume, overwrite=overwrite, log=log, origin=origin)
 
@@ -106,6 +113,17 @@ def read_texts(config: PretrainConfig) -> Splits:
     return Splits(train=train, dev=dev, test=[], names=(), sources=told, warnings=())
 
 
+def dropout_of(architecture: str, share: float) -> dict[str, float]:
+    """Return the settings that give each dropout of an architecture one share."""
+    return dict.fromkeys(DROPOUTS[architecture], share)
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of a tokenizer's special tokens, by the names that configs have for them."""
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return {"pad": tokenizer.pad_token_id, "cls": first, "sep": last, "bos": first, "eos": last}
+
+
 def _make_model(config: PretrainConfig, texts: list[str], folder: Path, say: Callable[[str], None]) -> str:
     """Write tokenizer and weights to begin with into a folder, where they are not there yet, and return its name."""
     start = folder / "start"
@@ -114,18 +132,19 @@ def _make_model(config: PretrainConfig, texts: list[str], folder: Path, say: Cal
     tokenizer = make_tokenizer(texts, size=config.vocab_size, lowercase=config.lowercase, max_length=config.max_length)
     layers, width = SIZES[config.size]
     transformers.set_seed(config.seed)
-    bert = transformers.BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        intermediate_size=4 * width,
-        max_position_embeddings=config.max_length,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = transformers.BertForMaskedLM(bert).to(torch.float32)
+    model = transformers.AutoModelForMaskedLM.from_config(
+        transformers.AutoConfig.for_model(
+            config.architecture,
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            intermediate_size=FEED_FORWARD[config.architecture] * width,
+            max_position_embeddings=config.max_length,
+            **{f"{kind}_token_id": number for kind, number in special_ids(tokenizer).items()},
+            **dropout_of(config.architecture, config.dropout),
+        )
+    ).to(torch.float32)
     model.save_pretrained(start)
     tokenizer.save_pretrained(start)
     count = sum(weight.numel() for weight in model.parameters())

@@ -20,6 +20,12 @@ class PretrainConfig:
 
     train: tuple[str, ...] = setting("rows with text or tokens to learn from; a file given twice is read twice")
     out: Path = setting("folder of the encoder, made by this command")
+    architecture: str = setting(
+        "what is made: ModernBERT, whose attention goes by distance, learns from far fewer texts; BERT runs in the "
+        "oldest tools too",
+        default="modernbert",
+        choices=("modernbert", "bert"),
+    )
     size: str = setting("size of the encoder, from 2 layers of 128 to 12 of 768", default="mini", choices=tuple(SIZES))
     vocab_size: int = setting("tokens of the vocabulary at the most", default=8000, minimum=6)
     lowercase: bool = setting("fold case and accents", default=True)

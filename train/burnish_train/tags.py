@@ -30,6 +30,8 @@ from burnish_train.targets import Supervised
 class Tags(Supervised):
     """A tag for each word."""
 
+    probe_rows = 3_000
+
     def __init__(self, task: Task, config: TrainConfig, labels: Sequence[str], train: Sequence[Example]) -> None:
         super().__init__(task, config, labels, train)
         self.weights: torch.Tensor | None = None
@@ -89,5 +91,10 @@ class Tags(Supervised):
 
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the cross-entropy of logits ``[windows, length, labels]``, a mean over the words."""
-        logits = outputs.logits.flatten(0, 1)
+        logits = outputs.logits.reshape(-1, len(self.labels))
         return losses.cross_entropy(logits, labels.flatten(), self.config.label_smoothing_factor, self.weights)
+
+    def known(self, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors ``[words, width]`` and tags ``[words]`` of the first token of each word."""
+        first = labels != IGNORED
+        return vectors[first], labels[first]

@@ -94,6 +94,9 @@ class Target(abc.ABC):
 class Supervised(Target):
     """What each window should give, and how far from it a model is."""
 
+    probe_rows = 0
+    """How many rows a new head is started from by a linear probe."""
+
     def items(self, examples: Sequence[Example], asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """Return what a step learns from: windows that belong together, what is right, and ids to sort by length."""
         return [
@@ -122,9 +125,15 @@ class Supervised(Target):
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean loss of a model's outputs."""
 
+    def known(self, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors ``[n, width]`` and labels ``[n, …]`` of all that counts in a batch, for a linear probe."""
+        return vectors, labels
+
 
 class OfRow(Supervised):
     """What is right for a row is right for each of its windows."""
+
+    probe_rows = 10_000
 
     def values(self, example: Example, asked: Asked) -> list[Any]:
         """Return the row's own for each window."""

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from burnish_serve import batching
 from burnish_serve.runner import Runner
+from burnish_train import probe
 from burnish_train.data import Example
 from burnish_train.deadline import Deadline, schedule
+from burnish_train.dropout import FastDropout
 from burnish_train.order import EpochSampler
-from burnish_train.targets import Target
+from burnish_train.targets import Supervised, Target
 
 
 class TaskTrainer(transformers.Trainer):
@@ -75,6 +78,11 @@ class TaskTrainer(transformers.Trainer):
         """Return the share of the time that is over; a resumed run has another callback than it was made with."""
         return max(one.progress for one in self.callback_handler.callbacks if isinstance(one, Deadline))
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of one batch, with its gradients added; dropout on a CPU is the fast one."""
+        with FastDropout():
+            return super().training_step(*args, **kwargs)
+
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Return the target's loss of one batch, and the model's outputs where they are asked for."""
         labels = inputs.pop("labels")
@@ -105,13 +113,23 @@ class TaskTrainer(transformers.Trainer):
         plan = batching.plan([len(item["input_ids"]) for item in items], self.runner.max_batch_tokens)
         return [[items[i] for i in indices] for indices in plan]
 
-    def vectors(self, rows: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return pooled vectors and labels of items, for a head's linear probe."""
-        vectors, labels = [], []
+    def probe_head(self, target: Supervised) -> None:
+        """Start the model's classifier from a linear probe of the train rows."""
+        rows: Any = self.train_dataset
+        chosen = np.random.default_rng(self.args.seed).permutation(len(rows))[: target.probe_rows]
+        known = [self._known(items, target) for items in self._batches([rows[i] for i in chosen])]
+        vectors, labels = (torch.cat(part) for part in zip(*known, strict=True))
+        probe.fit(
+            self.model.classifier,
+            vectors,
+            lambda logits: target.loss(SequenceClassifierOutput(logits=logits), labels, {}),
+        )
+
+    def _known(self, items: Sequence[Any], target: Supervised) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the head is given for a batch of items, and what is right, where anything is."""
+        batch = self._prepare_inputs(self.data_collator(list(items)))
+        labels = batch.pop("labels")
         self.model.eval()
-        with torch.no_grad(), self.autocast_smart_context_manager():
-            for items in self._batches(rows):
-                batch = self._prepare_inputs(self.data_collator(items))
-                labels.append(batch.pop("labels"))
-                vectors.append(self.model.pooled(**batch))
-        return torch.cat(vectors), torch.cat(labels)
+        with torch.no_grad(), self.autocast_smart_context_manager(), probe.Inputs(self.model.classifier) as seen:
+            self.model(**batch)
+        return target.known(seen[0], labels)
