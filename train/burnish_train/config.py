@@ -55,6 +55,11 @@ class TrainConfig:
     label_smoothing_factor: float = setting(
         "share of the target spread over all labels", default=0.0, minimum=0, below=1
     )
+    adversarial_epsilon: float = setting(
+        "learn from each batch again with word vectors moved so far to where it hurts most; 0 for never, else about 1",
+        default=0.0,
+        minimum=0,
+    )
     class_weights: str = setting(
         "whether rare labels weigh more: by their share of the rows, or by its square root",
         default="none",

@@ -59,6 +59,11 @@ class PooledClassifier(torch.nn.Module):
         pooled = self.pooling.vectors(hidden.float(), attention_mask, input_ids, self.numbers)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(torch.cat(pooled, dim=-1))))
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """Return the encoder's word vectors, as transformers' models do."""
+        embeddings: torch.nn.Module = self.encoder.get_input_embeddings()
+        return embeddings
+
     def set_attn_implementation(self, name: str) -> None:
         """Choose how the encoder computes attention, as transformers' models do."""
         self.encoder.set_attn_implementation(name)

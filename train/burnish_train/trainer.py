@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,19 @@ class TaskTrainer(transformers.Trainer):
         """Return the share of the time that is over; a resumed run has another callback than it was made with."""
         return max(one.progress for one in self.callback_handler.callbacks if isinstance(one, Deadline))
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the loss of one batch, with its gradients added; dropout on a CPU is the fast one."""
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        """Return the loss of one batch, with its gradients added; dropout on a CPU is the fast one.
+
+        Where that is set, the batch is learned from a second time, with word vectors moved to where it hurts most
+        (Miyato et al., 2017, arXiv:1605.07725).
+        """
         with FastDropout():
-            return super().training_step(*args, **kwargs)
+            loss = super().training_step(model, dict(inputs), *rest)
+            if self.target.config.adversarial_epsilon:
+                words = model.get_input_embeddings().weight
+                with moved(words, self.target.config.adversarial_epsilon):
+                    super().training_step(model, dict(inputs), *rest)
+        return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Return the target's loss of one batch, and the model's outputs where they are asked for."""
@@ -133,3 +143,17 @@ class TaskTrainer(transformers.Trainer):
         with torch.no_grad(), self.autocast_smart_context_manager(), probe.Inputs(self.model.classifier) as seen:
             self.model(**batch)
         return target.known(seen[0], labels)
+
+
+@contextlib.contextmanager
+def moved(weight: torch.nn.Parameter, length: float) -> Iterator[None]:
+    """Move a weight by so much along its gradient, while this context lasts."""
+    slope = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(slope, alpha=length / max(float(slope.norm()), 1e-12))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
