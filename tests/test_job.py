@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from burnish_serve.answering import Answered
 from burnish_serve.cli.predict import command
 from burnish_serve.errors import InputError
 from burnish_serve.job import Job
@@ -80,15 +81,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tiny_bundle, rows, tmp_path, win
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_format_goes_on_where_it_was_stopped(tiny_bundle, rows, tmp_path, ending, monkeypatch):
     out, whole = tmp_path / f"out{ending}", tmp_path / f"whole{ending}"
-    save = Job.save
+    write = Job.write
 
-    def stop(self, count):
-        save(self, count)
+    def stop(self, answered):
+        write(self, answered)
         if self.rows == 2 * WINDOW:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "save", stop)
+        patch.setattr(Job, "write", stop)
         told = predict(tiny_bundle, rows, "--out", out, status=1)
     assert told == f"burnish: interrupted; {2 * WINDOW} rows are done: the same command with --resume goes on\n"
     predict(tiny_bundle, rows, "--out", out, "--resume")
@@ -145,9 +146,9 @@ def test_shards_laid_end_to_end_are_the_whole(tiny_bundle, tmp_path, ending):
 
 def test_a_run_is_gone_on_with_as_it_was_begun(tiny_bundle, rows, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
-    save = Job.save
+    write = Job.write
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "save", lambda self, count: (save(self, count), os.kill(os.getpid(), signal.SIGINT)))
+        patch.setattr(Job, "write", lambda self, answered: (write(self, answered), os.kill(os.getpid(), signal.SIGINT)))
         predict(tiny_bundle, rows, "--out", out, status=1)
     told = predict(tiny_bundle, rows, "--out", out, "--resume", "--top-k", "all", status=1)
     assert "was begun otherwise: options was " in told
@@ -161,10 +162,9 @@ def test_a_run_is_gone_on_with_as_it_was_begun(tiny_bundle, rows, tmp_path, monk
 
 def test_only_one_run_writes_to_a_file(tmp_path):
     with Job(tmp_path / "out.jsonl", {"a": 1}) as job:
-        job.writer.write([{"n": 1}])
         with pytest.raises(InputError, match="another run is writing"), Job(tmp_path / "out.jsonl", {"a": 1}):
             pass
-        job.save(1)
+        job.write(Answered([{"n": 1}], [], 0, 1))
     assert (tmp_path / "out.jsonl").read_text() == '{"n": 1}\n'
 
 
@@ -176,6 +176,8 @@ def test_only_one_run_writes_to_a_file(tmp_path):
         (("rows.jsonl", "--shard", "3/2"), "'3/2' is no part of a file; the second of eight is 2/8"),
         (("rows.jsonl", "--shard", "0/2"), "no part of a file"),
         (("rows.jsonl", "--shard", "half"), "no part of a file"),
+        (("-", "--engine", "ray"), "--engine ray needs a file to read"),
+        (("rows.jsonl", "--workers", 2), "--workers is for --engine ray"),
     ],
 )
 def test_what_cannot_be_asked_is_said(tiny_bundle, arguments, said):

@@ -1,23 +1,36 @@
 """Windows of the lines of a file, answered: what `burnish predict` does with a runner.
 
->>> answering = Answering(load("bundle/"), "rows.jsonl", "text", {})  # doctest: +SKIP
+>>> answering = Answering(load("bundle/"), "rows.jsonl", "text", {}, keep_errors=True)  # doctest: +SKIP
 >>> for window in windows(lines_of("rows.jsonl", keep_errors=True), 4096):  # doctest: +SKIP
-...     answering(window, job, keep_errors=True)
+...     answered = answering(window)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from burnish_serve.errors import InputError
-from burnish_serve.job import Job
 from burnish_serve.rows import count_lines, read_rows
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Asked
 
 Line = tuple[int, dict[str, Any] | InputError]
 """Number of a line, and its row or what is wrong with it."""
+
+
+class Answered(NamedTuple):
+    """A window of lines with its answers."""
+
+    rows: list[dict[str, Any]]
+    """The rows as they were, with their answers."""
+    wrong: list[dict[str, Any]]
+    """What could not be answered: line, error, and the row where there is one."""
+    truncated: int
+    """How many texts were cut."""
+    lines: int
+    """How many lines it was."""
 
 
 class Answering:
@@ -28,16 +41,22 @@ class Answering:
         name: of the input, for messages.
         column: that holds the text.
         options: of the task.
+        keep_errors: whether rows that cannot be answered are set aside; else the first of them is an error.
     """
 
-    def __init__(self, model: Runner, name: str, column: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, model: Runner, name: str, column: str, options: Mapping[str, Any], *, keep_errors: bool) -> None:
         self._model = model
         self._name = name
         self._column = column
         self._options = options
+        self._keep_errors = keep_errors
 
-    def __call__(self, window: list[Line], job: Job, *, keep_errors: bool) -> None:
-        """Answer a window of lines, each row with its answer added, or with what is wrong with it beside it."""
+    def __call__(self, window: Sequence[Line]) -> Answered:
+        """Return a window of lines with its answers.
+
+        Raises:
+            InputError: a row cannot be asked, and such rows are not set aside.
+        """
         rows = [(number, row) for number, row in window if not isinstance(row, InputError)]
         wrong: list[dict[str, Any]] = [
             {"line": number, "error": str(error)} for number, error in window if isinstance(error, InputError)
@@ -45,7 +64,7 @@ class Answering:
         try:
             asked = self._asked(rows)
         except InputError:
-            if not keep_errors:
+            if not self._keep_errors:
                 raise
             rows, asked, refused = self._one_by_one(rows)
             wrong = sorted([*wrong, *refused], key=_line)
@@ -55,11 +74,7 @@ class Answering:
             answer = row["answer"]
             if one.truncated and isinstance(answer, list) and not any(isinstance(part, dict) for part in answer):
                 row["truncated"] = True  # an answer that cannot say so itself
-        job.writer.write(answered)
-        if wrong:
-            job.refuse(wrong)
-        job.counts["truncated"] += sum(one.truncated for one in asked)
-        job.save(len(window))
+        return Answered(answered, wrong, sum(one.truncated for one in asked), len(window))
 
     def _asked(self, rows: list[tuple[int, dict[str, Any]]]) -> list[Asked]:
         where = [f"{self._name}:{number}" for number, _ in rows]
@@ -93,10 +108,17 @@ def lines_of(source: str, *, keep_errors: bool) -> Iterator[Line]:
 
 
 def bounds_of(source: str, shard: tuple[int, int]) -> tuple[int, int]:
-    """Return the line before a shard's first, and its last."""
+    """Return the line before a shard's first, and its last, for ``(which, of how many)`` from 1."""
     which, count = shard
     lines = count_lines(source)
     return lines * (which - 1) // count, lines * which // count
+
+
+def within(lines: Iterable[Line], bounds: tuple[int, int]) -> Iterator[Line]:
+    """Yield the lines behind the first of two numbers, up to the second."""
+    first, last = bounds
+    inside = itertools.takewhile(lambda line: line[0] <= last, lines)
+    return itertools.dropwhile(lambda line: line[0] <= first, inside)
 
 
 def _line(refused: Mapping[str, Any]) -> int:

@@ -7,8 +7,7 @@ answers are the same to the last byte.
 
 >>> with Job(Path("answers.jsonl"), told, resume=True) as job:  # doctest: +SKIP
 ...     for window in windows(itertools.islice(rows, job.rows, None), 4096):
-...         job.writer.write(answered(window))
-...         job.save(len(window))
+...         job.write(answering(window))
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from burnish_serve.answering import Answered
 from burnish_serve.errors import InputError
 from burnish_serve.writing import RowWriter
 
@@ -64,7 +64,6 @@ class Job:
             name: RowWriter(path, partial=self._partials.get(name), state=before.get(name))
             for name, path in names.items()
         }
-        self.writer = self._writers["answers"]
         self._stack = contextlib.ExitStack()
 
     def _before(self, *, resume: bool) -> dict[str, Any]:
@@ -97,21 +96,23 @@ class Job:
             self._stack = stack.pop_all()
         return self
 
-    def save(self, rows: int) -> None:
-        """Note that so many rows more are done, and all that was written for them."""
-        self.rows += rows
-        if self._told is None:
-            return
+    def write(self, answered: Answered) -> None:
+        """Write a window of lines with its answers, and note that it is done."""
+        self._writers["answers"].write(answered.rows)
+        if answered.wrong:
+            self._writers["errors"].write(answered.wrong)
+        self.counts["errors"] += len(answered.wrong)
+        self.counts["truncated"] += answered.truncated
+        self.rows += answered.lines
+        if self._told is not None:
+            self._save()
+
+    def _save(self) -> None:
         state = {name: writer.state() for name, writer in self._writers.items()}
         text = json.dumps({"rows": self.rows, "counts": self.counts, "told": self._told, **state}, ensure_ascii=False)
         other = _beside(self._out, "progress.new")
         other.write_text(text + "\n", encoding="utf-8")
         other.replace(self._progress)
-
-    def refuse(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows that could not be answered to the file for them."""
-        self._writers["errors"].write(rows)
-        self.counts["errors"] += len(rows)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         self._stack.__exit__(kind, *rest)

@@ -6,13 +6,14 @@ import hashlib
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from burnish_serve import machine
-from burnish_serve.answering import Answering, bounds_of, lines_of
+from burnish_serve import cluster, machine
+from burnish_serve.answering import Answered, Answering, bounds_of, lines_of, within
 from burnish_serve.bundle import MANIFEST
 from burnish_serve.cli.options import (
     device_option,
@@ -53,6 +54,8 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option(
     "--shard", metavar="I/N", callback=_shard, help="answer one of n parts of the file: 1/n to n/n, in the file's order"
 )
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="who computes")
+@click.option("--workers", type=click.IntRange(min=1), help="workers of --engine ray; as many as it has room for")
 @task_options
 @on_long_option
 @text_column_option
@@ -71,6 +74,8 @@ def command(
     overwrite: bool,
     errors: str | None,
     shard: tuple[int, int] | None,
+    engine: str,
+    workers: int | None,
     options: dict[str, Any],
     on_long: str | None,
     text_column: str,
@@ -95,38 +100,46 @@ def command(
     is_file = source not in {None, "-"}
     if (resume and not out) or ((resume or shard) and not is_file):
         raise click.UsageError("--resume and --shard need a file to read, and --resume needs --out")
+    if engine != "local" and (resume or not is_file):
+        raise click.UsageError(f"--engine {engine} needs a file to read, and begins at its start; --shard parts it")
+    if workers and engine == "local":
+        raise click.UsageError("--workers is for --engine ray; here --threads is what computes")
     started = time.perf_counter()
-    model = load(
-        bundle,
-        device=device,
-        provider=provider,
-        variant=variant,
-        threads=threads,
-        public_key=public_key,
-        on_long=on_long,
-    )
+    loading: dict[str, Any] = {
+        "device": device,
+        "provider": provider,
+        "variant": variant,
+        "threads": threads,
+        "public_key": public_key,
+        "on_long": on_long,
+    }
+    model = load(bundle, **loading)
     loaded = time.perf_counter()
     name = source or "--text"
-    answering = Answering(model, name, "text" if source is None else text_column, options)
+    column = "text" if source is None else text_column
+    asking: dict[str, Any] = {"column": column, "options": options}
     told = None
-    if is_file and out:
-        changes = {"options": options, "on_long": on_long, "text_column": text_column, "shard": shard}
-        told = {**_identity(bundle, Path(name)), "variant": model.variant, **changes}
-    lines = (
-        enumerate(({"text": text} for text in texts), 1) if source is None else lines_of(name, keep_errors=bool(errors))
-    )
-    first, last = bounds_of(name, shard) if shard else (0, None)
-    chosen = (line for line in lines if first < line[0] and (last is None or line[0] <= last))
+    if is_file and out and engine == "local":
+        told = {**_identity(bundle, Path(name)), "variant": model.variant, "on_long": on_long, "shard": shard, **asking}
+    asking["keep_errors"] = bool(errors)
     job = Job(
         Path(out) if out else None, told, errors=Path(errors) if errors else None, resume=resume, overwrite=overwrite
     )
     before = job.rows
+    if engine == "local":
+        given = enumerate(({"text": text} for text in texts), 1)
+        lines = given if source is None else lines_of(name, keep_errors=bool(errors))
+        chosen = within(lines, bounds_of(name, shard)) if shard else lines
+        ahead = windows(itertools.islice(chosen, before, None), WINDOW)
+        answered: Iterator[Answered] = map(Answering(model, name, **asking), ahead)
+    else:
+        answered = cluster.answer(name, bundle, loading=loading, asking=asking, workers=workers, shard=shard)
     try:
         with job, _bar(source, shard) as bar:
             bar.update(before)
-            for window in windows(itertools.islice(chosen, before, None), WINDOW):
-                answering(window, job, keep_errors=bool(errors))
-                bar.update(len(window), job.rows - before)
+            for window in answered:
+                job.write(window)
+                bar.update(window.lines, job.rows - before)
             if not job.rows and not shard:  # said inside the block, which then leaves an older file as it was
                 raise InputError(f"{name} has no rows")
     except (BurnishError, OSError, KeyboardInterrupt) as error:
