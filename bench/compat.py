@@ -65,8 +65,9 @@ def write_down(task: str, bundle: str | None, sentences: Sequence[str]) -> dict[
     """Return how a bundle answers, in all its variants; one is made where none is given."""
     import compat_rows
     from burnish_serve import load, open_bundle
-    from burnish_serve.rows import RowWriter, read_rows
+    from burnish_serve.rows import read_rows
     from burnish_serve.session import DISABLED_OPTIMIZERS, PROVIDERS
+    from burnish_serve.writing import RowWriter
 
     work = WORK / task
     work.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import RowWriter
+from burnish_serve.writing import RowWriter
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from burnish_export import card
 from burnish_serve.cli import main
-from burnish_serve.rows import RowWriter
+from burnish_serve.writing import RowWriter
 from burnish_train import fit
 from burnish_train.progress import StepBar
 from tiny_model import labelled_rows, write_rows

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import json
 import re
 import shlex
@@ -151,6 +152,7 @@ def workshop(tmp_path_factory, tiny_bundle) -> Path:
     as_csv = [f'"{text}",{label}\n' for text, label in rows]
     for name, wanted in (("train", as_json[12:]), ("test", as_json[:12]), ("labelled", as_json), ("rows", as_json)):
         (folder / f"{name}.jsonl").write_text("".join(wanted), encoding="utf-8")
+    (folder / "rows.jsonl.gz").write_bytes(gzip.compress("".join(as_json).encode()))
     (folder / "reviews.csv").write_text("review,sentiment\n" + "".join(as_csv), encoding="utf-8")
     (folder / "texts.txt").write_text("".join(f"{text}\n" for text, _ in rows), encoding="utf-8")
     for command in commands(README):

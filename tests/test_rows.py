@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import sys
@@ -15,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import RowWriter, count_rows, field_text, format_of, read_rows
+from burnish_serve.rows import count_rows, field_text, format_of, read_rows
+from burnish_serve.writing import RowWriter
 
-ENDINGS = [".jsonl", ".csv", ".tsv", ".parquet"]
+ENDINGS = [".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".jsonl.zst", ".csv.gz", ".tsv.zst"]
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text()
 json_values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8
@@ -224,7 +226,7 @@ ANSWERS = [{"label": "positive", "score": 0.75}, [{"label": "é", "score": 1.0},
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_answers_are_objects_in_json_lines_and_json_text_elsewhere(answer, ending):
     (row,) = round_trip(f"rows{ending}", [{"text": "a", "answer": answer}])
-    assert (row["answer"] if ending == ".jsonl" else json.loads(row["answer"])) == answer
+    assert (row["answer"] if ending.startswith(".jsonl") else json.loads(row["answer"])) == answer
 
 
 def test_standard_output_gets_json_lines(capsys):
@@ -284,6 +286,59 @@ def test_rows_are_counted_for_the_bar(tmp_path, ending):
     path = tmp_path / f"rows{ending}"
     with RowWriter(path) as writer:
         writer.write([{"text": str(n)} for n in range(7)])
-    assert count_rows(path) == 7 + (ending in {".csv", ".tsv"})
+    assert count_rows(path) == 7 + ending.startswith((".csv", ".tsv"))
     assert count_rows(tmp_path / f"missing{ending}") is None
-    assert format_of(path) == ending[1:]
+    assert format_of(path) == ending.split(".")[1]
+
+
+# Compressed files, and lines that are passed over
+
+
+def test_compressed_files_are_what_other_programs_write_and_read(tmp_path):
+    lines = "".join(f'{{"n": {n}}}\n' for n in range(5000)).encode()
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.write(lines)
+    with pyarrow.output_stream(str(tmp_path / "a.jsonl.zst"), compression="zstd") as stream:
+        stream.write(lines)
+    for ending in (".gz", ".zst"):
+        rows = read(tmp_path / f"a.jsonl{ending}")
+        assert [row["n"] for row in rows] == list(range(5000))
+        path = tmp_path / f"b.jsonl{ending}"
+        with RowWriter(path) as writer:
+            for start in range(0, 5000, 1000):  # each a block of its own
+                writer.write(rows[start : start + 1000])
+        with pyarrow.input_stream(str(path), compression="gzip" if ending == ".gz" else "zstd") as stream:
+            assert stream.read() == lines
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.zst"])
+@pytest.mark.parametrize("harm", ["cut", "other"])
+def test_a_damaged_compressed_file_is_said(tmp_path, name, harm):
+    path = tmp_path / name
+    with RowWriter(path) as writer:
+        writer.write([{"text": str(n)} for n in range(1000)])
+    contents = path.read_bytes()
+    path.write_bytes(contents[:-20] if harm == "cut" else b"no such thing " * 10)
+    with pytest.raises(InputError, match=f"{name}: not a whole file compressed by"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "good", "bad"),
+    [
+        ("a.jsonl", b'{"n": 1}\n{\n[1]\n\n{"n": 5}\n\xff\n', [1, 5], [2, 3, 6]),
+        ("a.csv", b'n,m\n1,2\n3\n4,"x" y\n5,6\n', [2, 5], [3, 4]),
+        ("a.txt", b"one\n\xff\ntwo\n", [1, 3], [2]),
+    ],
+)
+def test_lines_that_cannot_be_read_are_told_and_passed_over(tmp_path, name, contents, good, bad):
+    path = tmp_path / name
+    path.write_bytes(contents)
+    told = []
+    rows = list(read_rows(path, lambda line, error: told.append((line, str(error)))))
+    assert [number for number, _ in rows] == good
+    assert [number for number, _ in told] == bad
+    for number, said in told:
+        assert said.startswith(f"{path}:{number}: ")
+    with pytest.raises(InputError, match=f"{name}:{bad[0]}: "):
+        list(read_rows(path))

@@ -1,19 +1,20 @@
-"""Rows in and out: JSON lines, CSV, TSV, Parquet and plain text, one row at a time, in constant memory.
+"""Rows from JSON lines, CSV, TSV, Parquet and plain text, compressed or not, one at a time, in constant memory.
 
-A row is a dict. Whatever cannot be read is said with file and line. What is written stands beside its final name until
-it is whole and is then renamed into place, so that an interrupted job leaves nothing half-written.
+A row is a dict. Whatever cannot be read is said with file and line.
 
->>> for number, row in read_rows("reviews.jsonl"): ...  # doctest: +SKIP
+>>> for number, row in read_rows("reviews.jsonl.gz"): ...  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +28,9 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-PARQUET_ROWS = 4096  # a row group, as it is read and written
+PARQUET_ROWS = 4096  # read at a time
 
 
 def format_of(path: str | Path) -> str:
@@ -37,53 +39,112 @@ def format_of(path: str | Path) -> str:
     Raises:
         InputError: the ending is unknown.
     """
-    suffix = Path(path).suffix.lower()
     if str(path) == "-":
         return "stdin"
-    if suffix not in FORMATS:
-        raise InputError(f"{path}: cannot tell the format from the ending {suffix!r}; known are {' '.join(FORMATS)}")
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
+    inner = suffixes[:-1] if compression_of(path) else suffixes
+    suffix = inner[-1] if inner else ""
+    if suffix not in FORMATS or (compression_of(path) and suffix == ".parquet"):
+        known = f"{' '.join(FORMATS)}, and all but .parquet with {' or '.join(COMPRESSIONS)} behind"
+        raise InputError(f"{path}: cannot tell the format from the ending {''.join(suffixes)!r}; known are {known}")
     return FORMATS[suffix]
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def compression_of(path: str | Path) -> str:
+    """Return how a file is compressed, by its ending; empty for not at all."""
+    return COMPRESSIONS.get(Path(path).suffix.lower(), "")
+
+
+def read_rows(
+    path: str | Path, on_error: Callable[[int, InputError], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(line number, row)`` for each row of a file, or of standard input (``-``); blank lines are passed over.
 
     Plain text gives rows ``{"text": line}``. Parquet's "line" is the row's number, from 1.
 
+    Args:
+        path: the file.
+        on_error: told of each line that cannot be read, and of what is wrong with it; reading then goes on. Where it
+            is None, the first such line ends the reading.
+
     Raises:
         InputError: the file is missing, or a line cannot be read; the message names file and line.
-        MissingExtraError: Parquet without pyarrow.
+        MissingExtraError: Parquet or zstd without pyarrow.
     """
     kind = format_of(path)
+    report = on_error or _raise
+    if kind == "stdin":
+        yield from _read_lines(sys.stdin.buffer, "standard input", "stdin", report)
+        return
+    with _opened(path) as file:
+        if kind == "parquet":
+            yield from _read_parquet(file, str(path))
+        elif kind in DELIMITERS:
+            yield from _read_csv(_whole(file, path), str(path), DELIMITERS[kind], report)
+        else:
+            yield from _read_lines(_whole(file, path), str(path), kind, report)
+
+
+def count_rows(path: str | Path) -> int | None:
+    """Return about how many rows a file has, for a progress bar; None where that cannot be known."""
+    try:
+        return count_lines(path)
+    except (OSError, InputError, MissingExtraError):
+        return None
+
+
+def count_lines(path: str | Path) -> int:
+    """Return how many lines a file has, an unfinished last one among them; of Parquet, how many rows.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+        MissingExtraError: Parquet or zstd without pyarrow.
+    """
+    count, last = 0, b"\n"
+    with _opened(path) as file:
+        if format_of(path) == "parquet":
+            return int(_parquet_file(file, str(path)).metadata.num_rows)
+        for block in _whole(iter(lambda: file.read(2**20), b""), path):
+            count += block.count(b"\n")
+            last = block[-1:]
+    return count + (last != b"\n")
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[IO[bytes]]:
+    """Give a file of rows, decompressed as it is read."""
+    compression = compression_of(path)
     with ExitStack() as stack:
-        if kind == "stdin":
-            yield from _read_lines(sys.stdin.buffer, "standard input", "stdin")
-            return
         try:
             file = stack.enter_context(Path(path).open("rb"))
         except FileNotFoundError as error:
             raise InputError(f"no such file: {path}") from error
         except IsADirectoryError as error:
             raise InputError(f"{path} is a folder, not a file of rows") from error
-        if kind == "parquet":
-            yield from _read_parquet(file, str(path))
-        elif kind in DELIMITERS:
-            yield from _read_csv(file, str(path), DELIMITERS[kind])
+        if compression == "gzip":
+            yield io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=file)))
+        elif compression == "zstd":
+            try:
+                import pyarrow
+            except ImportError as error:
+                raise MissingExtraError("zstd", "files") from error
+            yield io.BufferedReader(stack.enter_context(pyarrow.CompressedInputStream(file, "zstd")))
         else:
-            yield from _read_lines(file, str(path), kind)
+            yield file
 
 
-def count_rows(path: str | Path) -> int | None:
-    """Return about how many rows a file has, for a progress bar; None where that cannot be known."""
+def _whole(lines: Iterable[bytes], path: str | Path) -> Iterator[bytes]:
+    """Yield the lines of a file; one whose compression is damaged, or cut off, is said."""
     try:
-        if format_of(path) == "parquet":
-            import pyarrow.parquet
+        yield from lines
+    except (OSError, EOFError, zlib.error) as error:
+        if not compression_of(path):
+            raise
+        raise InputError(f"{path}: not a whole file compressed by {compression_of(path)}: {error}") from error
 
-            return int(pyarrow.parquet.read_metadata(path).num_rows)
-        with Path(path).open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
-    except (OSError, ImportError, ValueError):
-        return None
+
+def _raise(line: int, error: InputError) -> None:
+    raise error
 
 
 def columns_of(row: Mapping[str, Any]) -> str:
@@ -105,16 +166,18 @@ def field_text(row: Mapping[str, Any], column: str, where: str) -> str:
     return value
 
 
-def _decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
+def _decoded(lines: Iterable[bytes], name: str, report: Callable[[int, InputError], None]) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(lines, 1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"{name}:{number}: not UTF-8 text (byte {error.start + 1} of the line)") from error
+            report(number, InputError(f"{name}:{number}: not UTF-8 text (byte {error.start + 1} of the line)"))
 
 
-def _read_lines(lines: Iterable[bytes], name: str, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, raw in enumerate(_decoded(lines, name), 1):
+def _read_lines(
+    lines: Iterable[bytes], name: str, kind: str, report: Callable[[int, InputError], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, raw in _decoded(lines, name, report):
         line = raw.rstrip("\r\n")
         if not line.strip():
             continue
@@ -126,41 +189,56 @@ def _read_lines(lines: Iterable[bytes], name: str, kind: str) -> Iterator[tuple[
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{name}:{number}: not a JSON object: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{name}:{number}: not a JSON object but {type(row).__name__}")
-        yield number, row
+            report(number, InputError(f"{name}:{number}: not a JSON object: {error}"))
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            report(number, InputError(f"{name}:{number}: not a JSON object but {type(row).__name__}"))
 
 
-def _read_csv(lines: Iterable[bytes], name: str, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_csv(
+    lines: Iterable[bytes], name: str, delimiter: str, report: Callable[[int, InputError], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_decoded(lines, name), delimiter=delimiter, strict=True)
+    number = 0
+
+    def decoded() -> Iterator[str]:
+        nonlocal number
+        for line, text in _decoded(lines, name, report):
+            number = line
+            yield text
+
+    reader = csv.reader(decoded(), delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    try:
-        for fields in reader:
-            if not fields:
-                continue
-            if header is None:
-                header = fields
-                if twice := sorted({column for column in header if header.count(column) > 1}):
-                    raise InputError(f"{name}:{reader.line_num}: two columns are named {', '.join(map(repr, twice))}")
-                continue
-            if len(fields) != len(header):
-                raise InputError(f"{name}:{reader.line_num}: {len(fields)} fields where the header has {len(header)}")
-            yield reader.line_num, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{name}:{reader.line_num}: {error}") from error
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            report(number, InputError(f"{name}:{number}: {error}"))
+            continue
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            if twice := sorted({column for column in header if header.count(column) > 1}):
+                raise InputError(f"{name}:{number}: two columns are named {', '.join(map(repr, twice))}")
+        elif len(fields) == len(header):
+            yield number, dict(zip(header, fields, strict=True))
+        else:
+            said = f"{len(fields)} fields where the header has {len(header)}"
+            report(number, InputError(f"{name}:{number}: {said}"))
 
 
 def _read_parquet(file: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("Parquet", "files") from error
+    table = _parquet_file(file, name)
+    import pyarrow
+
     try:
         number = 0
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_ROWS):
+        for batch in table.iter_batches(batch_size=PARQUET_ROWS):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
@@ -168,105 +246,13 @@ def _read_parquet(file: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, A
         raise InputError(f"{name}: not a Parquet file that can be read: {error}") from error
 
 
-class RowWriter:
-    """Writes rows to a file by its ending, or to standard output (None) as JSON lines; use it in a ``with``.
-
-    Values that a format cannot hold are written as JSON text. The file appears under its name only when the block
-    ends well.
-
-    Raises:
-        InputError: the ending is unknown or the folder is missing.
-        MissingExtraError: Parquet without pyarrow.
-    """
-
-    def __init__(self, path: str | Path | None) -> None:
-        self._path = None if path is None else Path(path)
-        self._kind = "jsonl" if path is None else format_of(path)
-        if self._kind in {"text", "stdin"}:
-            raise InputError(f"{path}: answers are written as .jsonl, .csv, .tsv or .parquet")
-        if self._kind == "parquet":
-            try:
-                import pyarrow.parquet  # noqa: F401  # asked for before the work begins
-            except ImportError as error:
-                raise MissingExtraError("Parquet", "files") from error
-        if self._path and not self._path.parent.is_dir():
-            raise InputError(f"no such folder: {self._path.parent}")
-        if self._path and self._path.is_dir():
-            raise InputError(f"{self._path} is a folder, not a file")
-        self._table: Any = None
-        self._header: list[str] | None = None
-
-    def __enter__(self) -> RowWriter:
-        if self._path is None:
-            self._file: IO[str] | None = sys.stdout
-            return self
-        self._partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
-        newline = "\n" if self._kind == "jsonl" else ""
-        parquet = self._kind == "parquet"
-        self._file = (
-            None if parquet else self._partial.open("w", encoding="utf-8", errors="backslashreplace", newline=newline)
-        )
-        return self
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows; those of CSV, TSV and Parquet all have the columns of the first."""
-        if not rows:
-            return
-        if self._kind == "parquet":
-            self._write_parquet(rows)
-            return
-        if self._file is None:
-            raise RuntimeError("RowWriter is used outside its `with` block")
-        if self._kind == "jsonl":
-            self._file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-            return
-        writer = csv.writer(self._file, delimiter=DELIMITERS[self._kind], lineterminator="\r\n")
-        if self._header is None:
-            self._header = list(rows[0])
-            writer.writerow(self._header)
-        writer.writerows([_flat(row.get(column)) for column in self._header] for row in rows)
-
-    def _write_parquet(self, rows: Sequence[Mapping[str, Any]]) -> None:
+def _parquet_file(file: IO[bytes], name: str) -> Any:
+    try:
         import pyarrow
         import pyarrow.parquet
-
-        flat = [{**row, "answer": _flat(row["answer"])} if "answer" in row else dict(row) for row in rows]
-        self._header = self._header or list(flat[0])
-        columns = {name: self._column(name, [row.get(name) for row in flat]) for name in self._header}
-        if self._table is None:
-            self._table = pyarrow.parquet.ParquetWriter(self._partial, pyarrow.table(columns).schema)
-        self._table.write_table(pyarrow.table(columns, schema=self._table.schema))
-
-    def _column(self, name: str, values: list[Any]) -> Any:
-        """Return a column in the type that its first rows have; text where those hold nothing."""
-        import pyarrow
-
-        try:
-            array = pyarrow.array(values)
-            if self._table is None:
-                return array.cast(pyarrow.string()) if pyarrow.types.is_null(array.type) else array
-            wanted = self._table.schema.field(name).type
-            if pyarrow.types.is_string(wanted) and array.type not in (wanted, pyarrow.null()):
-                raise ValueError(f"text, then {array.type}")  # a cast would turn it into text
-            return array.cast(wanted)
-        except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-            said = f"{self._path}: the column {name!r} holds values that one Parquet column cannot hold"
-            raise InputError(f"{said}: {error}; write .jsonl instead") from error
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self._path is None:
-            sys.stdout.flush()
-            return
-        try:
-            if self._table is not None:
-                self._table.close()
-            if self._file is not None:
-                self._file.close()
-            if kind is None and self._partial.exists():
-                self._partial.replace(self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)
-
-
-def _flat(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list) else value
+    except ImportError as error:
+        raise MissingExtraError("Parquet", "files") from error
+    try:
+        return pyarrow.parquet.ParquetFile(file)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{name}: not a Parquet file that can be read: {error}") from error

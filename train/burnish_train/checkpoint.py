@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 
 from burnish_serve import machine
 from burnish_serve.errors import InputError
-from burnish_serve.rows import RowWriter
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, Logits, Task, task_named
 from burnish_serve.text import TextEncoder, encoder_for
+from burnish_serve.writing import RowWriter
 from burnish_train.device import use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.vocabulary import add_tokens

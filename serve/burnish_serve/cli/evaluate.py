@@ -24,8 +24,8 @@ from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import BundleError, InputError, MissingExtraError
 from burnish_serve.evaluation import evaluate, read_labelled
 from burnish_serve.opening import load
-from burnish_serve.rows import RowWriter
 from burnish_serve.runner import Runner
+from burnish_serve.writing import RowWriter
 
 
 @click.command("evaluate", short_help="score a bundle or a checkpoint on labelled rows")

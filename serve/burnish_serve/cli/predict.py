@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
-from burnish_serve import machine
+from burnish_serve import cluster, machine
+from burnish_serve.answering import Answered, Answering, bounds_of, lines_of, within
+from burnish_serve.bundle import MANIFEST
 from burnish_serve.cli.options import (
     device_option,
     on_long_option,
@@ -19,11 +25,22 @@ from burnish_serve.cli.options import (
     threads_option,
     variant_option,
 )
-from burnish_serve.cli.verb import Report, verb
-from burnish_serve.errors import InputError
+from burnish_serve.cli.verb import Report, explain, verb
+from burnish_serve.errors import BurnishError, InputError
+from burnish_serve.job import Job
 from burnish_serve.opening import load
-from burnish_serve.rows import RowWriter, count_rows, read_rows
-from burnish_serve.runner import WINDOW, Runner, windows
+from burnish_serve.rows import count_rows
+from burnish_serve.runner import WINDOW, windows
+
+
+def _shard(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Return (which part of a file, of how many), from 1."""
+    if value is None:
+        return None
+    which, slash, count = value.partition("/")
+    if not (slash and which.isdecimal() and count.isdecimal() and 1 <= int(which) <= int(count)):
+        raise click.BadParameter(f"{value!r} is no part of a file; the second of eight is 2/8")
+    return int(which), int(count)
 
 
 @click.command("predict", short_help="answer the rows of a file, or texts")
@@ -31,6 +48,14 @@ from burnish_serve.runner import WINDOW, Runner, windows
 @click.argument("source", required=False, metavar="[INPUT|-]")
 @click.option("--text", "texts", multiple=True, help="a text to answer; may be given several times")
 @click.option("--out", help="file for the answers: .jsonl .csv .tsv .parquet; standard output where none is given")
+@click.option("--resume", is_flag=True, help="go on where a run with this --out was stopped")
+@click.option("--overwrite", is_flag=True, help="begin again where a run with this --out was stopped")
+@click.option("--errors", help="file for rows that cannot be answered; without it the first of them ends the run")
+@click.option(
+    "--shard", metavar="I/N", callback=_shard, help="answer one of n parts of the file: 1/n to n/n, in the file's order"
+)
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="who computes")
+@click.option("--workers", type=click.IntRange(min=1), help="workers of --engine ray; as many as it has room for")
 @task_options
 @on_long_option
 @text_column_option
@@ -45,6 +70,12 @@ def command(
     source: str | None,
     texts: tuple[str, ...],
     out: str | None,
+    resume: bool,
+    overwrite: bool,
+    errors: str | None,
+    shard: tuple[int, int] | None,
+    engine: str,
+    workers: int | None,
     options: dict[str, Any],
     on_long: str | None,
     text_column: str,
@@ -56,75 +87,122 @@ def command(
 ) -> Report:
     """Answer rows with a bundle; each comes out as it went in, with a column "answer" added.
 
-    INPUT is a file (.jsonl .csv .tsv .parquet .txt) or - for standard input, which may hold JSON lines or plain text.
-    Order is kept, memory does not grow with the file, and --out appears only when it is whole. With --json a summary is
-    printed, and the answers go to --out.
+    INPUT is a file (.jsonl .csv .tsv .parquet .txt; all but Parquet also with .gz or .zst behind) or - for standard
+    input, which may hold JSON lines or plain text. Order is kept, memory does not grow with the file, and --out appears
+    only when it is whole; a run that was stopped goes on with --resume. With --json a summary is printed, and the
+    answers go to --out.
     """
     as_json = click.get_current_context().params["as_json"]
     if bool(texts) == (source is not None):
         raise click.UsageError("give either a file of rows (or - for standard input) or --text, and not both")
     if as_json and not out:
         raise click.UsageError("--json prints a summary and needs --out for the answers")
+    is_file = source not in {None, "-"}
+    if (resume and not out) or ((resume or shard) and not is_file):
+        raise click.UsageError("--resume and --shard need a file to read, and --resume needs --out")
+    if engine != "local" and (resume or not is_file):
+        raise click.UsageError(f"--engine {engine} needs a file to read, and begins at its start; --shard parts it")
+    if workers and engine == "local":
+        raise click.UsageError("--workers is for --engine ray; here --threads is what computes")
     started = time.perf_counter()
-    model = load(
-        bundle,
-        device=device,
-        provider=provider,
-        variant=variant,
-        threads=threads,
-        public_key=public_key,
-        on_long=on_long,
-    )
+    loading: dict[str, Any] = {
+        "device": device,
+        "provider": provider,
+        "variant": variant,
+        "threads": threads,
+        "public_key": public_key,
+        "on_long": on_long,
+    }
+    model = load(bundle, **loading)
     loaded = time.perf_counter()
-    rows = enumerate(({"text": text} for text in texts), 1) if source is None else read_rows(source)
     name = source or "--text"
-    done, truncated = 0, 0
-    with RowWriter(out) as writer, _bar(source) as bar:
-        for window in windows(rows, WINDOW):
-            answered, cut = _answer(model, window, name, "text" if source is None else text_column, options)
-            writer.write(answered)
-            done += len(answered)
-            truncated += cut
-            bar.update(len(answered))
-        if not done:  # said inside the block, which then leaves an older file as it was
-            raise InputError(f"{name} has no rows")
+    column = "text" if source is None else text_column
+    asking: dict[str, Any] = {"column": column, "options": options}
+    told = None
+    if is_file and out and engine == "local":
+        told = {**_identity(bundle, Path(name)), "variant": model.variant, "on_long": on_long, "shard": shard, **asking}
+    asking["keep_errors"] = bool(errors)
+    job = Job(
+        Path(out) if out else None, told, errors=Path(errors) if errors else None, resume=resume, overwrite=overwrite
+    )
+    before = job.rows
+    if engine == "local":
+        given = enumerate(({"text": text} for text in texts), 1)
+        lines = given if source is None else lines_of(name, keep_errors=bool(errors))
+        chosen = within(lines, bounds_of(name, shard)) if shard else lines
+        ahead = windows(itertools.islice(chosen, before, None), WINDOW)
+        answered: Iterator[Answered] = map(Answering(model, name, **asking), ahead)
+    else:
+        answered = cluster.answer(name, bundle, loading=loading, asking=asking, workers=workers, shard=shard)
+    try:
+        with job, _bar(source, shard) as bar:
+            bar.update(before)
+            for window in answered:
+                job.write(window)
+                bar.update(window.lines, job.rows - before)
+            if not job.rows and not shard:  # said inside the block, which then leaves an older file as it was
+                raise InputError(f"{name} has no rows")
+    except (BurnishError, OSError, KeyboardInterrupt) as error:
+        if not job.unfinished:
+            raise
+        said = f"{explain(error)[0]}; {job.rows} rows are done"
+        if isinstance(error, InputError):
+            said = f"{said}: --resume goes on, and with --errors FILE rows that cannot be answered are set aside"
+            raise InputError(said) from error
+        raise BurnishError(f"{said}: the same command with --resume goes on") from error
     seconds = time.perf_counter() - loaded
+    done, cut, bad = job.rows - job.counts["errors"], job.counts["truncated"], job.counts["errors"]
     summary = {
         "rows": done,
         "seconds": round(seconds, 3),
-        "rows_per_second": round(done / seconds, 1),
+        "rows_per_second": round((job.rows - before) / seconds, 1),
         "load_seconds": round(loaded - started, 3),
-        "truncated": truncated,
+        "truncated": cut,
+        "errors": bad,
+        "rows_before": before,
         "variant": model.variant,
         "provider": model.provider,
         "nodes": model.nodes,
         "threads": threads or machine.num_threads(),
         "out": out,
     }
-    text = f"{done} rows in {seconds:.1f} s ({done / seconds:,.0f} a second, {model.variant}), written to {out}"
-    if truncated:
-        told = f"{truncated} of {done} texts were cut at {model.encoder.max_length} tokens"
-        click.echo(f"burnish: warning: {told}", err=True)
+    speed = f"{(job.rows - before) / seconds:,.0f} a second, {model.variant}"
+    text = f"{done} rows in {seconds:.1f} s ({speed}), written to {out}"
+    if before:
+        text = f"{text}; {before} of them were done before"
+    if cut:
+        click.echo(f"burnish: warning: {cut} of {done} texts were cut at {model.encoder.max_length} tokens", err=True)
+    if bad:
+        click.echo(f"burnish: warning: {bad} rows could not be answered; {errors} says why", err=True)
     return Report(summary, text if out else "")
 
 
-def _answer(
-    model: Runner, window: list[tuple[int, dict[str, Any]]], name: str, column: str, options: dict[str, Any]
-) -> tuple[list[dict[str, Any]], int]:
-    """Return each row with its answer added, and how many were cut; an answer that cannot say so has it beside it."""
-    where = [f"{name}:{number}" for number, _ in window]
-    rows = [model.task.asked(row, place, column) for (_, row), place in zip(window, where, strict=True)]
-    asked = model.encode(rows, where)
-    answers = model.answers(asked, **options)
-    rows = [{**row, "answer": answer} for (_, row), answer in zip(window, answers, strict=True)]
-    for row, one in zip(rows, asked, strict=True):
-        answer = row["answer"]
-        if one.truncated and isinstance(answer, list) and not any(isinstance(part, dict) for part in answer):
-            row["truncated"] = True
-    return rows, sum(one.truncated for one in asked)
+def _identity(bundle: str, source: Path) -> dict[str, Any]:
+    """Return what tells whether bundle and input are still the same."""
+    manifest = Path(bundle) / MANIFEST
+    try:
+        about = source.stat()
+    except OSError:
+        return {}  # said where it is read
+    return {
+        "bundle": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else bundle,
+        "input": str(source.resolve()),
+        "bytes of the input": about.st_size,
+        "time of the input": about.st_mtime_ns,
+    }
 
 
-def _bar(source: str | None) -> Any:
+def _bar(source: str | None, shard: tuple[int, int] | None) -> Any:
     """Return a bar over rows on standard error, with the time left; hidden where that is no terminal or no file."""
     length = count_rows(source) if source and source != "-" and sys.stderr.isatty() else None
-    return click.progressbar(length=length or 0, label="rows", file=sys.stderr, hidden=length is None, show_pos=True)
+    if length and shard:
+        length //= shard[1]
+    started = time.monotonic()
+    return click.progressbar(
+        length=length or 0,
+        label="rows",
+        file=sys.stderr,
+        hidden=length is None,
+        show_pos=True,
+        item_show_func=lambda done: f"{done / (time.monotonic() - started):,.0f} a second" if done else None,
+    )
