@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from burnish_serve.writing import RowWriter
 
 import starter
 from burnish_serve.rows import read_rows
+from burnish_serve.writing import RowWriter
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 BURNISH = str(Path(sys.executable).with_name("burnish"))

@@ -13,6 +13,7 @@ import numpy as np
 
 from burnish_serve import machine
 from burnish_serve.bundle import Bundle
+from burnish_serve.callers import Callers
 from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, DeviceError, InputError
 from burnish_serve.runner import MAX_BATCH_TOKENS, Runner, model_inputs
@@ -32,6 +33,7 @@ def load(
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     public_key: str | Path | None = None,
     on_long: str | None = None,
+    for_files: bool = False,
 ) -> Runner:
     """Return a runner for a bundle.
 
@@ -44,6 +46,7 @@ def load(
         max_batch_tokens: padded tokens of one batch at the most.
         public_key: refuses a bundle that was not signed with the private half of this key; None asks for no signature.
         on_long: ``error``, ``truncate`` or ``window`` for texts longer than the model; None for the task's way.
+        for_files: for many rows at a time alone: a single batch is computed by one thread, and less memory is taken.
 
     Raises:
         InputError: there is no such folder or variant, or device and provider contradict each other.
@@ -59,6 +62,7 @@ def load(
         threads=threads,
         max_batch_tokens=max_batch_tokens,
         on_long=on_long,
+        for_files=for_files,
     )
 
 
@@ -71,6 +75,7 @@ def open_runner(
     threads: int | None = None,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     on_long: str | None = None,
+    for_files: bool = False,
 ) -> Runner:
     """Return a runner for a bundle that is open already; see `load`."""
     chosen = provider_for(device, provider)
@@ -83,7 +88,9 @@ def open_runner(
     if remark:
         warnings.warn(remark, RuntimeWarning, stacklevel=3)
     try:
-        session, nodes = _open_session(bundle, name, chosen, threads)
+        count = threads or machine.num_threads()
+        several = chosen == CPU and count > 1
+        session, nodes = _open_session(bundle, name, chosen, 1 if several and for_files else count)
     except DeviceError as error:
         if device != "auto" or provider is not None:
             raise
@@ -95,7 +102,10 @@ def open_runner(
             threads=threads,
             max_batch_tokens=max_batch_tokens,
             on_long=on_long,
+            for_files=for_files,
         )
+    path = bundle.path(manifest.variants[name].file)
+    own = (lambda: session) if for_files else (lambda: create_session(path, threads=1))
     task = task_named(manifest.task)
     return Runner(
         task=task,
@@ -109,6 +119,7 @@ def open_runner(
         max_batch_tokens=max_batch_tokens,
         provider=chosen,
         nodes=nodes,
+        callers=Callers(own, count) if several else None,
         pairs=bool(manifest.golden_rows) and not task.apart and all(len(row) == 2 for row in manifest.golden_rows),
     )
 

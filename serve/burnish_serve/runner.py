@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from burnish_serve import batching
-from burnish_serve.batching import Ids
+from burnish_serve.batching import Ids, Indices
+from burnish_serve.callers import Callers
 from burnish_serve.errors import InputError
 from burnish_serve.session import Session
 from burnish_serve.tasks import Answer, Asked, Decoding, Encoded, Logits, Outputs, Reading, Row, Task
@@ -49,6 +50,7 @@ class Runner:
         max_batch_tokens: padded tokens of one batch at the most.
         provider: the execution provider, for reports; None where it is not ONNX Runtime that computes.
         nodes: how many nodes of its first run ran on each provider; None where nobody looked, as on the CPU.
+        callers: several callers of a session like it, for rows of several batches; None for one batch after another.
         pairs: whether the model was made for pairs of texts, so that one text alone is a mistake.
     """
 
@@ -66,6 +68,7 @@ class Runner:
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         provider: str | None = None,
         nodes: Mapping[str, int] | None = None,
+        callers: Callers | None = None,
         pairs: bool = False,
     ) -> None:
         self.task = task
@@ -78,6 +81,7 @@ class Runner:
         self.max_batch_tokens = max_batch_tokens
         self.provider = provider
         self.nodes = nodes
+        self.callers = callers
         self.pairs = pairs
 
     @property
@@ -195,25 +199,38 @@ class Runner:
 
     def run(self, encoded: Sequence[Encoded]) -> Any:
         """Return the outputs of encoded texts or windows, in order: an array, or a list of one for each."""
-        if self.task.per_token:
+        plan = batching.plan([len(row.ids) for row in encoded], self.max_batch_tokens)
+        per_token = self.task.per_token
+
+        def compute(session: Session, indices: Indices) -> Any:
+            batch = [encoded[i] for i in indices]
+            values = self.run_batch(batch, session)
+            return [self._kept(*pair) for pair in zip(batch, values, strict=True)] if per_token else values
+
+        if self.callers is None or len(plan) < 2:
+            found: Iterable[Any] = (compute(self.session, indices) for indices in plan)
+        else:
+            found = self.callers.map(compute, plan)
+        if per_token:
             rows: list[Logits] = [np.empty(0, dtype=np.float32)] * len(encoded)
-            for indices in self._plan(encoded):
-                for index, values in zip(indices, self.run_batch([encoded[i] for i in indices]), strict=True):
-                    kept = self.task.keep and self.task.keep(encoded[index], self.reading)
-                    rows[index] = values[: len(encoded[index].ids)].copy() if kept is None else values[kept]
+            for indices, values in zip(plan, found, strict=True):
+                for index, value in zip(indices, values, strict=True):
+                    rows[index] = value
             return rows
         logits = np.empty((len(encoded), len(self.labels)), dtype=np.float32)
-        for indices in self._plan(encoded):
-            logits[indices] = self.run_batch([encoded[i] for i in indices])
+        for indices, values in zip(plan, found, strict=True):
+            logits[indices] = values
         return logits
 
-    def _plan(self, encoded: Sequence[Encoded]) -> list[Any]:
-        return batching.plan([len(row.ids) for row in encoded], self.max_batch_tokens)
+    def _kept(self, row: Encoded, values: Logits) -> Logits:
+        """Return the outputs of the tokens that the task looks at, of a row's ``[longest, channels]``."""
+        kept = self.task.keep and self.task.keep(row, self.reading)
+        return values[: len(row.ids)].copy() if kept is None else values[kept]
 
-    def run_batch(self, batch: Sequence[Encoded]) -> Logits:
+    def run_batch(self, batch: Sequence[Encoded], session: Session | None = None) -> Logits:
         """Return the outputs of one batch, float32 ``[rows, labels]`` or ``[rows, longest, channels]``."""
         arrays = model_inputs(batch, self.inputs, self.pad_token_id)
-        found = self.session.run(self.task.outputs, arrays)
+        found = (session or self.session).run(self.task.outputs, arrays)
         return found[0] if len(found) == 1 else np.stack(found, axis=-1)
 
 

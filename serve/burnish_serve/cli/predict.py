@@ -113,7 +113,7 @@ def command(
         "public_key": public_key,
         "on_long": on_long,
     }
-    model = load(bundle, **loading)
+    model = load(bundle, **loading, for_files=is_file)
     loaded = time.perf_counter()
     name = source or "--text"
     column = "text" if source is None else text_column
