@@ -56,7 +56,8 @@ def decode(
     decoding = reading.decoding
     if decoding.temperature != 1:
         logits = logits / np.float32(decoding.temperature)
-    ranked = rank(softmax(logits), reading.labels, None if decoding.reject_label else top_k)
+    wanted = top_k and top_k + bool(decoding.reject_label)  # the label for rejection may stand among them
+    ranked = rank(softmax(logits), reading.labels, wanted)
     if decoding.reject_label:
         below = decoding.reject_below if reject_below is None else reject_below
         ranked = [_rejecting(answers, decoding.reject_label, below)[:top_k] for answers in ranked]
@@ -71,7 +72,8 @@ def check_top_k(top_k: Any) -> None:
 
 def rank(scores: Logits, labels: Sequence[str], top_k: int | None) -> list[list[dict[str, Any]]]:
     """Return the ``top_k`` best labels of each row with their scores ``[rows, labels]``, best first."""
-    best = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+    one = top_k == 1 and scores.shape[-1] > 0
+    best = scores.argmax(-1)[:, None] if one else np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
     values = np.take_along_axis(scores, best, axis=-1).tolist()
     return [
         [{"label": labels[column], "score": score} for column, score in zip(columns, row_scores, strict=True)]
