@@ -60,6 +60,12 @@ class TrainConfig:
         default=0.0,
         minimum=0,
     )
+    word_dropout: float = setting(
+        "share of the tokens hidden behind the mask at each step, so that what stands around them is learned from",
+        default=0.0,
+        minimum=0,
+        below=1,
+    )
     class_weights: str = setting(
         "whether rare labels weigh more: by their share of the rows, or by its square root",
         default="none",
@@ -115,6 +121,8 @@ class TrainConfig:
             raise InputError(f"reject_label {self.reject_label!r} is for tasks that give one label, not {self.task}")
         if self.class_weights != "none" and not (tags or "classification" in (task.problem_type or "")):
             raise InputError(f"class_weights {self.class_weights!r} is for tasks that give labels, not {self.task}")
+        if self.word_dropout and task.keep is not None:
+            raise InputError(f"word_dropout is not for {self.task}, which hides tokens by mlm_probability")
         if self.tag_scheme != "BIO" and not tags:
             raise InputError(f"tag_scheme {self.tag_scheme!r} is for token-classification, not {self.task}")
         if self.pooling not in POOLINGS:

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from burnish_serve import batching
 from burnish_serve.runner import Runner
+from burnish_serve.tasks.fill_mask import special
 from burnish_train import probe
 from burnish_train.data import Example
 from burnish_train.deadline import Deadline, schedule
@@ -85,6 +86,7 @@ class TaskTrainer(transformers.Trainer):
         Where that is set, the batch is learned from a second time, with word vectors moved to where it hurts most
         (Miyato et al., 2017, arXiv:1605.07725).
         """
+        inputs = {**inputs, "input_ids": self._with_holes(inputs["input_ids"])}
         with FastDropout():
             loss = super().training_step(model, dict(inputs), *rest)
             if self.target.config.adversarial_epsilon:
@@ -92,6 +94,18 @@ class TaskTrainer(transformers.Trainer):
                 with moved(words, self.target.config.adversarial_epsilon):
                     super().training_step(model, dict(inputs), *rest)
         return loss
+
+    def _with_holes(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return ids with a share of the ordinary tokens hidden behind the mask, other ones at each step."""
+        share = self.target.config.word_dropout
+        if not share:
+            return ids
+        tokenizer = self.runner.encoder.tokenizer
+        found = special(tokenizer)
+        markers = [tokenizer.token_to_id(token) for token in self.runner.task.tokens]
+        kept = torch.isin(ids, torch.tensor([*found.ids.tolist(), *markers], device=ids.device))
+        hidden = (torch.rand(ids.shape) < share).to(ids.device) & ~kept
+        return ids.masked_fill(hidden, found.mask)
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """Return the target's loss of one batch, and the model's outputs where they are asked for."""
