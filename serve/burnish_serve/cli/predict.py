@@ -54,8 +54,17 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option(
     "--shard", metavar="I/N", callback=_shard, help="answer one of n parts of the file: 1/n to n/n, in the file's order"
 )
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="who computes")
-@click.option("--workers", type=click.IntRange(min=1), help="workers of --engine ray; as many as it has room for")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="who computes: we, or a Ray  [default: local]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="workers of --engine ray  [default: as many as there is room for]",
+)
 @task_options
 @on_long_option
 @text_column_option
