@@ -88,7 +88,7 @@ def encoder(texts, tmp_path_factory, request):
     arguments = [
         *("--architecture", request.param),
         *("--train", texts, "--out", out, "--size", "tiny", "--vocab-size", 200, "--max-length", 32),
-        *("--num-train-epochs", 12, "--dev-fraction", 0.1, "--device", "cpu", "--precision", "fp32"),
+        *("--num-train-epochs", 20, "--dev-fraction", 0.1, "--device", "cpu", "--precision", "fp32"),
         *("--per-device-train-batch-size", 8, "--learning-rate", 3e-3, "--json"),
     ]
     with on_one_thread():
@@ -105,7 +105,7 @@ def record_of(folder: Path) -> dict:
 def test_held_out_texts_become_likelier(encoder):
     record = record_of(encoder)
     perplexities = [point["eval_perplexity"] for point in record["curve"] if "eval_perplexity" in point]
-    assert len(perplexities) == 12
+    assert len(perplexities) == 20
     tokens = transformers.AutoConfig.from_pretrained(encoder).vocab_size
     assert perplexities[0] < 1.2 * tokens
     assert record["metrics"]["dev"]["perplexity"] < 0.8 * perplexities[0]
@@ -124,7 +124,8 @@ def test_the_folder_is_a_model_as_anyone_loads_it(encoder, texts):
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
     assert config.pad_token_id == tokenizer.pad_token_id
     count = sum(weight.numel() for name, weight in model.named_parameters() if "embeddings" not in name)
-    assert count == pytest.approx(2 * 12 * 128**2, rel=0.05)
+    squares = {"bert": 12, "modernbert": 10}[config.model_type]  # of a layer, of the width
+    assert count == pytest.approx(2 * squares * 128**2, rel=0.1)
     assert config.vocab_size == len(tokenizer) <= 200
     assert model(**tokenizer("play some music", return_tensors="pt")).last_hidden_state.shape[-1] == 128
     record = record_of(encoder)

@@ -48,9 +48,8 @@ __all__ = [
 ]
 
 CPU, CUDA, OPENVINO, TENSORRT = (PROVIDERS[name] for name in ("cpu", "cuda", "openvino", "tensorrt"))
-# onnxruntime's kernels for Add + LayerNormalization in one, and for Add + Gelu, are slower on CPUs than the two
-# (bench/LOG.md).
-DISABLED_OPTIMIZERS = {CPU: ["SkipLayerNormFusion", "BiasGeluFusion"]}
+# onnxruntime's kernel for Add + LayerNormalization in one is slower on CPUs than the two (bench/LOG.md).
+DISABLED_OPTIMIZERS = {CPU: ["SkipLayerNormFusion"]}
 # A small model (y = x + x, two floats) to see what a provider does; tests/test_devices.py makes it again and compares.
 PROBE = base64.b64decode("CAg6OQoOCgF4CgF4EgF5IgNBZGQSBXByb2JlWg8KAXgSCgoICAESBAoCCAJiDwoBeRIKCggIARIECgIIAkIECgAQDQ==")
 Feed = Mapping[str, npt.NDArray[Any]]
