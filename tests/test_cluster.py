@@ -45,15 +45,12 @@ def predict_here(*arguments: object) -> None:
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
-def test_two_workers_give_the_same_answers_in_the_same_order(tiny_bundle, rows, tmp_path, ending):
-    here, there = tmp_path / f"here{ending}", tmp_path / f"there{ending}"
+def test_two_workers_give_the_same_answers_in_the_same_order(tiny_bundle, rows, tmp_path):
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     options = ("--variant", "int8", "--top-k", 2)
     predict_here(tiny_bundle, rows, "--out", here, *options)
     predict(tiny_bundle, rows, "--out", there, "--engine", "ray", "--workers", 2, *options)
-    assert [row for _, row in read_rows(there)] == [row for _, row in read_rows(here)]
-    if ending == ".jsonl":
-        assert there.read_bytes() == here.read_bytes()
+    assert there.read_bytes() == here.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([here.name, there.name])
 
 
@@ -67,6 +64,3 @@ def test_a_shard_and_rows_that_are_set_aside(tiny_bundle, tmp_path):
     texts = [row["text"] for _, row in read_rows(tmp_path / "out.jsonl")]
     assert texts == [f"film {n}" for n in range(50, 100) if n != 60]
     assert [row["line"] for _, row in read_rows(errors)] == [61]
-    told = predict(tiny_bundle, source, "--out", tmp_path / "other.jsonl", *options, status=1)
-    assert f"{source}:61: not a JSON object" in told
-    assert not (tmp_path / "other.jsonl").exists()
