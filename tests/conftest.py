@@ -188,3 +188,18 @@ def make_bundle(tmp_path_factory):
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Return the folder of labelled data that the long rows read."""
+    folder = Path(os.environ.get("BURNISH_DATA") or "no data")
+    if not folder.is_dir():
+        pytest.skip("needs labelled data: make accept DATA=folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Return the folder that the long rows train and export into."""
+    return Path(os.environ.get("BURNISH_RUNS") or tmp_path_factory.mktemp("runs"))

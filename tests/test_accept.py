@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import starter
+from accept import BURNISH, burnish
 from burnish_serve import load
 from burnish_serve.bundle import open_bundle
 from burnish_serve.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
-BURNISH = str(Path(sys.executable).with_name("burnish"))
 SEEDS = (1, 2, 3)
 
 
@@ -32,17 +32,6 @@ def banking77():
     if not folder.is_dir():
         pytest.skip("needs labelled data: make accept DATA=folder")
     return folder
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    return Path(os.environ.get("BURNISH_RUNS") or tmp_path_factory.mktemp("runs"))
-
-
-def burnish(*arguments):
-    done = subprocess.run([BURNISH, *map(str, arguments), "--json"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def train_arguments(data, out, seed):

@@ -5,45 +5,23 @@ itself; each as the mean of three seeds, on the test rows.
 """
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
 import starter
+from accept import burnish
 from burnish_serve.rows import read_rows
 from burnish_serve.writing import RowWriter
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
-BURNISH = str(Path(sys.executable).with_name("burnish"))
 RECIPES = Path("train/recipes")
 SEEDS = (1, 2, 3)
 POINTS = 0.02
 ROWS_A_CLASS = 10
 ADAPTATION = ("--pack-texts", "--max-length", 64, "--num-train-epochs", 5)
-
-
-def burnish(*arguments):
-    done = subprocess.run([BURNISH, *map(str, arguments), "--json"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="session")
-def data():
-    folder = Path(os.environ.get("BURNISH_DATA") or "no data")
-    if not folder.is_dir():
-        pytest.skip("needs labelled data: make accept DATA=folder")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    return Path(os.environ.get("BURNISH_RUNS") or tmp_path_factory.mktemp("runs"))
 
 
 def trained(out, *arguments):

@@ -5,22 +5,18 @@ Each recipe is trained, exported with the default settings, and scored once on t
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import starter
+from accept import burnish
 from burnish_serve import load
 from burnish_serve.bundle import open_bundle
 from burnish_serve.rows import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
-BURNISH = str(Path(sys.executable).with_name("burnish"))
 MOST_SECONDS = 1200
 
 
@@ -52,25 +48,6 @@ ROWS = [
     Row("restaurant8k_spans", "entities", {"f1": 0.93}, drop=0.01),
     Row("qamr_en", "questions", {"f1": 0.80}, drop=0.01),
 ]
-
-
-def burnish(*arguments):
-    done = subprocess.run([BURNISH, *map(str, arguments), "--json"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="session")
-def data():
-    folder = Path(os.environ.get("BURNISH_DATA") or "no data")
-    if not folder.is_dir():
-        pytest.skip("needs labelled data: make accept DATA=folder")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    return Path(os.environ.get("BURNISH_RUNS") or tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.data)
