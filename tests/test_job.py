@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -158,6 +159,26 @@ def test_a_run_is_gone_on_with_as_it_was_begun(tiny_bundle, rows, tmp_path, monk
     predict(tiny_bundle, other, "--out", out, "--overwrite", "--top-k", "all")
     assert isinstance(next(row for _, row in read_rows(out))["answer"], list)
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "other.jsonl"}
+
+
+def test_a_run_that_begins_again_leaves_no_older_note(tmp_path):
+    out, told = tmp_path / "out.jsonl", {"a": 1}
+
+    def stop(job):
+        with contextlib.suppress(KeyboardInterrupt), job:
+            job.write(Answered([{"n": 1}] * 3, [], 0, 3))
+            raise KeyboardInterrupt
+
+    stop(Job(out, told))
+    note = tmp_path / ".out.jsonl.progress"
+    with Job(out, told, overwrite=True):
+        assert not note.exists()
+    stop(Job(out, told))
+    (tmp_path / ".out.jsonl.partial").write_text("short")
+    with pytest.raises(InputError, match=r"is shorter than .*progress says; --overwrite begins again"):
+        Job(out, told, resume=True)
+    with pytest.raises(InputError, match="cannot hold both the answers and the rows that have none"):
+        Job(out, told, errors=tmp_path / "." / "out.jsonl", overwrite=True)
 
 
 def test_only_one_run_writes_to_a_file(tmp_path):

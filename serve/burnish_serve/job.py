@@ -58,8 +58,14 @@ class Job:
         """Rows of the input that are behind us."""
         self.counts: collections.Counter[str] = collections.Counter(before.get("counts", {}))
         """Sums over all runs of the job."""
+        if out and errors and out.resolve() == errors.resolve():
+            raise InputError(f"{errors} cannot hold both the answers and the rows that have none")
         names = {"answers": out, **({"errors": errors} if errors else {})}
         self._partials = {name: _beside(path, "partial") for name, path in names.items() if path and self._told}
+        for name, partial in self._partials.items():
+            size = partial.stat().st_size if partial.is_file() else 0
+            if size < before.get(name, {}).get("bytes", 0):
+                raise InputError(f"{partial} is shorter than {self._progress} says; --overwrite begins again")
         self._writers = {
             name: RowWriter(path, partial=self._partials.get(name), state=before.get(name))
             for name, path in names.items()
@@ -91,6 +97,8 @@ class Job:
         with contextlib.ExitStack() as stack:
             if self._told is not None:
                 stack.enter_context(_alone(self._partials["answers"]))
+                if not self.rows:  # a note of another run, which is not true of what is written from here on
+                    self._progress.unlink(missing_ok=True)
             for writer in self._writers.values():
                 stack.enter_context(writer)
             self._stack = stack.pop_all()
