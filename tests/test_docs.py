@@ -38,7 +38,7 @@ CHINESE = ROOT / "README.zh.md"
 LOGS = [ROOT / "CHANGELOG.md", ROOT / "bench" / "LOG.md"]
 PAGES = [README, CHINESE, CONTRIBUTING, *LOGS, *sorted((ROOT / "docs").glob("*.md"))]
 PARSED_ONLY = ROOT / "docs" / "results.md"
-SLOW_VERBS = {"train", "pretrain", "export"}
+SLOW_VERBS = {"train", "pretrain", "soup", "export"}
 # Put behind a line's own flags: as few measurements as there can be.
 QUICK = {"bench": ["--seconds", "0", "--rounds", "1"], "export": ["--seconds", "0.01"]}
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -194,8 +194,12 @@ def load(folder: str | Path, *, device: str = "auto", threads: int | None = None
     quiet()
     torch.set_num_threads(threads or machine.num_threads())
     folder = Path(folder)
+    return opened(folder, load_model(folder).to("cuda" if use_cuda(device) else "cpu"), on_long)
+
+
+def opened(folder: Path, model: Any, on_long: str | None = None) -> Runner:
+    """Return a checkpoint of ours around its model, ready to answer; see `load`."""
     record = read_record(folder)
-    model = load_model(folder).to("cuda" if use_cuda(device) else "cpu")
     task = task_named(record["task"])
     path = folder / "tokenizer.json"
     encoder = encoder_for(task, path, record["max_length"], record["stride"], on_long)

@@ -1,4 +1,4 @@
-"""``burnish train`` and ``burnish pretrain``: the recipe, the flags, and what is told at the end.
+"""``burnish train``, ``pretrain`` and ``soup``: the recipe, the flags, and what is told at the end.
 
 The module is light; PyTorch is imported when the work begins.
 """
@@ -62,3 +62,26 @@ def pretrain(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -
         lines.append(f"{split:>4}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     lines.append(f"next: burnish train --model {config.out} --train ROWS --out RUN")
     return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))
+
+
+@click.command(short_help="average the weights of checkpoints into one")
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="folder of the checkpoint")
+@click.option("--dev", help="labelled rows to score on; the checkpoints' own where all have the same")
+@click.option("--greedy", is_flag=True, help="leave out each checkpoint that makes the mean no better on the dev rows")
+@click.option("--device", default="auto", type=click.Choice(("auto", "cpu", "cuda")), help="where to score")
+@click.option("--overwrite", is_flag=True, help="replace what stands at --out")
+@verb(extra="train")
+def soup(checkpoints: tuple[Path, ...], out: Path, **given: Any) -> Report:
+    """Average the weights of checkpoints that began with one encoder, and write one that costs no more than each.
+
+    Train with several seeds and the same --dev, then give their folders.
+    """
+    from burnish_train.soup import soup as run
+
+    record = run(checkpoints, out, log=lambda line: click.echo(line, file=sys.stderr), **given)
+    told = ", ".join(
+        f"{name} {value:.4f}" for name, value in record["metrics"]["dev"].items() if isinstance(value, float)
+    )
+    lines = [f"checkpoint written to {out}", f" dev: {told}", f"next: burnish export {out} --out {out}-bundle"]
+    return Report({"checkpoint": str(out), **record}, "\n".join(lines))

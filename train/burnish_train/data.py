@@ -65,7 +65,7 @@ def read_splits(config: TrainConfig) -> Splits:
     warnings: list[str] = []
     task = task_named(config.task)
     given = {"train": config.train, "dev": config.dev, "test": config.test}
-    splits = {name: _read(source, name, config, warnings) for name, source in given.items() if source}
+    splits = {name: read_examples(source, name, config, warnings) for name, source in given.items() if source}
     sources: dict[str, dict[str, Any]] = {
         name: {"source": given[name], "sha256": _sha256(rows), "rows": len(rows)} for name, rows in splits.items()
     }
@@ -116,7 +116,12 @@ def cut_dev(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[E
     return [row for row in rows if row.texts not in chosen], [row for row in rows if row.texts in chosen]
 
 
-def _read(source: str, split: str, config: TrainConfig, warnings: list[str]) -> list[Example]:
+def read_examples(source: str, split: str, config: TrainConfig, warnings: list[str]) -> list[Example]:
+    """Return the rows of a file or a dataset; what is left out is added to the warnings.
+
+    Raises:
+        InputError: a row that cannot be used, with file and line, or there are none.
+    """
     task = task_named(config.task)
     rows, empty = [], []
     is_file = Path(source).is_file() or Path(source).suffix.lower() in FORMATS

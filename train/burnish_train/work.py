@@ -32,10 +32,7 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
     """
     rows = {f"rows of {name}": about.get("sha256") for name, about in splits.sources.items()}
     settings = {**to_dict(config), **rows}
-    if config.out.exists() and not overwrite:
-        raise InputError(f"{config.out} exists already; give another --out, or --overwrite to replace it")
-    if config.out.exists() and not (config.out / checkpoint.RECORD).is_file():
-        raise InputError(f"{config.out} is not a checkpoint of burnish, so --overwrite does not replace it")
+    check_place(config.out, overwrite=overwrite)
     begun = any(work.glob("checkpoint-*/trainer_state.json"))
     if work.exists() and not resume and (overwrite or not begun):
         shutil.rmtree(work)
@@ -57,6 +54,18 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
         if not _is_whole(folder):
             shutil.rmtree(folder)
     return get_last_checkpoint(str(work))
+
+
+def check_place(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write over what stands at a place, unless that is a checkpoint and may be replaced.
+
+    Raises:
+        InputError: something stands there.
+    """
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already; give another --out, or --overwrite to replace it")
+    if out.exists() and not (out / checkpoint.RECORD).is_file():
+        raise InputError(f"{out} is not a checkpoint of burnish, so --overwrite does not replace it")
 
 
 def _is_whole(folder: Path) -> bool:
