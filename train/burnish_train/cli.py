@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from burnish_serve.cli.options import device_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import flags
 from burnish_train import pretrain_config
@@ -69,7 +70,7 @@ def pretrain(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="folder of the checkpoint")
 @click.option("--dev", help="labelled rows to score on; the checkpoints' own where all have the same")
 @click.option("--greedy", is_flag=True, help="leave out each checkpoint that makes the mean no better on the dev rows")
-@click.option("--device", default="auto", type=click.Choice(("auto", "cpu", "cuda")), help="where to score")
+@device_option
 @click.option("--overwrite", is_flag=True, help="replace what stands at --out")
 @verb(extra="train")
 def soup(checkpoints: tuple[Path, ...], out: Path, **given: Any) -> Report:
