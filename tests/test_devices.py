@@ -196,6 +196,7 @@ def test_a_provider_that_works_runs_the_bundle(runtime, profiles, tiny_bundle, t
     model = load(tiny_bundle, provider=name, variant="fp32", threads=3)
     assert model.provider == PROVIDERS[name]
     assert set(model.nodes) == {PROVIDERS[name]}
+    assert model.max_batch_tokens == (8192 if name == "cuda" else 512)
     assert model(["great film", "dull"]) == tiny_model(["great film", "dull"])
     assert list(profiles.iterdir()) == []
     assert model.session.end_profiling() == ""  # the one that serves is not profiled

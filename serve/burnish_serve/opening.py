@@ -17,10 +17,13 @@ from burnish_serve.callers import Callers
 from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, DeviceError, InputError
 from burnish_serve.runner import MAX_BATCH_TOKENS, Runner, model_inputs
-from burnish_serve.session import CPU, Feed, Session, create_session, provider_for, tried_session
+from burnish_serve.session import CPU, CUDA, Feed, Session, create_session, provider_for, tried_session
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import Encoded, task_named
 from burnish_serve.text import encoder_for
+
+# Padded tokens of one batch where many more than on a CPU are faster (bench/LOG.md).
+BATCH_TOKENS = {CUDA: 8192}
 
 
 def load(
@@ -30,7 +33,7 @@ def load(
     provider: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     public_key: str | Path | None = None,
     on_long: str | None = None,
     for_files: bool = False,
@@ -43,7 +46,7 @@ def load(
         provider: ``cpu``, ``cuda``, ``openvino`` or ``tensorrt``, which decides and implies the device.
         variant: a variant's name; None for the manifest's default.
         threads: threads of one run; None for as many as this process may use.
-        max_batch_tokens: padded tokens of one batch at the most.
+        max_batch_tokens: padded tokens of one batch at the most; None for what was seen to suit the provider.
         public_key: refuses a bundle that was not signed with the private half of this key; None asks for no signature.
         on_long: ``error``, ``truncate`` or ``window`` for texts longer than the model; None for the task's way.
         for_files: for many rows at a time alone: a single batch is computed by one thread, and less memory is taken.
@@ -73,7 +76,7 @@ def open_runner(
     provider: str | None = None,
     variant: str | None = None,
     threads: int | None = None,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
     on_long: str | None = None,
     for_files: bool = False,
 ) -> Runner:
@@ -116,7 +119,7 @@ def open_runner(
         pad_token_id=manifest.pad_token_id,
         variant=name,
         decoding=manifest.decoding,
-        max_batch_tokens=max_batch_tokens,
+        max_batch_tokens=max_batch_tokens or BATCH_TOKENS.get(chosen, MAX_BATCH_TOKENS),
         provider=chosen,
         nodes=nodes,
         callers=Callers(own, count) if several else None,
