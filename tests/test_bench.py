@@ -79,15 +79,16 @@ def test_variants_are_measured_in_turns() -> None:
         [{"text": "great film"}, {"text": "dull"}],
         config,
         baseline="a",
+        reference=lambda: log.append(("", (0,))),
         cells=[(3, 5)],
         tick=lambda: ticks.append(None),
     )
-    whole, single, sweep = log[:6], log[6:12], log[12:]
-    assert [name for name, _ in log] == list("ababab") * 3  # each time a warm-up and two rounds
-    assert {shape for _, shape in whole} == {(2, 4)}
+    whole, single, sweep = log[:9], log[9:15], log[15:]
+    assert [name for name, _ in log] == ["a", "b", ""] * 3 + ["a", "b"] * 6  # each time a warm-up and two rounds
+    assert {shape for name, shape in whole if name} == {(2, 4)}
     assert {shape[0] for _, shape in single} == {1}
     assert {shape for _, shape in sweep} == {(3, 5)}
-    assert len(ticks) == num_turns(2, 1, 2) == 12
+    assert len(ticks) == num_turns(2, 1, 2) == 14
     assert found["a"].speedup.median == 1.0
     assert found["b"].latency.samples == 2
     assert [(cell.batch_size, cell.length) for cell in found["b"].sweep] == [(3, 5)]
@@ -140,6 +141,7 @@ def test_the_shape_of_the_json(printed: str) -> None:
             "nodes",
             "throughput",
             "speedup",
+            "per_reference",
             "latency",
             "sweep",
         }

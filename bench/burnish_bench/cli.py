@@ -15,7 +15,7 @@ from burnish_bench.table import render
 from burnish_serve.cli.options import check_device
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import configure, flags
-from burnish_serve.errors import InputError
+from burnish_serve.errors import InputError, PerformanceGateError
 
 
 @click.command("bench", short_help="measure latency and throughput of a bundle")
@@ -45,4 +45,5 @@ def bench(bundle: str, variants: tuple[str, ...], **given: Any) -> Report:
         data = run(bundle, config, variants=variants, start=start)
     if config.out:
         write_json(config.out, data)
-    return Report(data, f"{render(data)}\n{json.dumps(data, ensure_ascii=False)}")
+    status = 0 if data.get("gate", {}).get("passed", True) else PerformanceGateError.exit_status
+    return Report(data, f"{render(data)}\n{json.dumps(data, ensure_ascii=False)}", status)

@@ -46,6 +46,10 @@ class BenchConfig:
     batch_sizes: str = setting("rows of a batch in the sweep", default="1,8,32")
     lengths: str = setting("tokens of a row in the sweep; at most the bundle's max_length", default="16,64,128")
     out: Path | None = setting("file for the JSON", default=None)
+    gate: Path | None = setting(
+        "figures that --out wrote before: exit status 7 where a variant has become slower", default=None
+    )
+    gate_drop: float = setting("share of the speed that the gate lets go", default=0.05, minimum=0, below=1)
 
     def __post_init__(self) -> None:
         """Check the lists, whether or not they will be used."""

@@ -4,7 +4,7 @@ Throughput is a whole call on all rows, with tokenization and decoding. Latency 
 call after the other. The sweep of batch sizes and lengths is the session alone, on random tokens without padding: what
 the model costs apart from everything around it.
 
->>> found = measure_variants({"int8": load("bundle/")}, rows, BenchConfig(), baseline="int8")  # doctest: +SKIP
+>>> found = measure_variants(models, rows, BenchConfig(), baseline="fp32", reference=call)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from burnish_bench.workload import random_batch
 from burnish_serve.runner import Runner, model_inputs
 from burnish_serve.tasks import Answer, Encoded, Row
 from burnish_serve.timing import Estimate, Latency, Samples, Throughput, interleave, latency, speedup, throughput
+
+REFERENCE = ""
+"""Among the variants' names, and none of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +46,15 @@ class Measured:
     throughput: Throughput
     speedup: Estimate
     """Throughput over the baseline's, round by round."""
+    per_reference: Estimate
+    """Whole calls in the time of one call of the reference, round by round."""
     latency: Latency
     sweep: tuple[Cell, ...]
 
 
 def num_turns(num_variants: int, num_cells: int, rounds: int) -> int:
     """Return how often `measure_variants` calls ``tick``."""
-    return num_variants * rounds * (2 + num_cells)
+    return (num_variants * (2 + num_cells) + 1) * rounds
 
 
 def measure_variants(
@@ -58,6 +63,7 @@ def measure_variants(
     config: BenchConfig,
     *,
     baseline: str,
+    reference: Callable[[], object],
     cells: Sequence[tuple[int, int]] = (),
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, Measured]:
@@ -68,11 +74,13 @@ def measure_variants(
         rows: what to answer.
         config: rounds and seconds.
         baseline: the variant that the others' throughput is divided by.
+        reference: fixed work, timed in turns with the throughput of all.
         cells: batch sizes with their lengths in tokens.
         tick: called after each turn, for a progress bar.
     """
     timed = partial(interleave, rounds=config.rounds, tick=tick)
-    whole = timed({name: partial(model, rows) for name, model in models.items()}, seconds=config.seconds)
+    calls: dict[str, Callable[[], object]] = {name: partial(model, rows) for name, model in models.items()}
+    whole = timed({**calls, REFERENCE: reference}, seconds=config.seconds)
     single = timed({name: _one_by_one(model, rows) for name, model in models.items()}, seconds=config.seconds)
     encoded = next(iter(models.values())).encode(rows)
     sweeps: dict[str, list[Cell]] = {name: [] for name in models}
@@ -85,6 +93,7 @@ def measure_variants(
         name: Measured(
             throughput=throughput(whole[name], len(rows)),
             speedup=speedup(whole[name], whole[baseline]),
+            per_reference=speedup(whole[name], whole[REFERENCE]),
             latency=latency(single[name]),
             sweep=tuple(sweeps[name]),
         )

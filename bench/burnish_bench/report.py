@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from burnish_bench.config import BenchConfig
+from burnish_bench.gate import ROUNDS, gate, read_saved
 from burnish_bench.measure import measure_variants, num_turns
+from burnish_bench.reference import reference
 from burnish_bench.workload import Workload, golden_workload, read_workload
 from burnish_serve import machine
 from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file
 from burnish_serve.errors import InputError
 from burnish_serve.opening import open_runner
 from burnish_serve.runner import Runner
+from burnish_serve.session import CPU
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import task_named
 
@@ -50,6 +53,9 @@ def bench(
     """
     if config.out:
         _check_out(config.out)
+    saved = read_saved(config.gate) if config.gate else None
+    if saved and config.rounds < ROUNDS:
+        raise InputError(f"a gate needs {ROUNDS} rounds or more: set --rounds")
     bundle = open_signed(folder, config.require_signature)
     manifest, task = bundle.manifest, task_named(bundle.manifest.task)
     names = list(dict.fromkeys(variants)) or list(manifest.variants)
@@ -66,8 +72,17 @@ def bench(
     baseline = baseline_of(manifest, names)
     cells = config.cells(manifest.max_length)
     tick = start(num_turns(len(models), len(cells), config.rounds))
-    found = measure_variants(models, workload.rows, config, baseline=baseline, cells=cells, tick=tick)
-    return {
+    threads = config.threads or machine.num_threads()
+    found = measure_variants(
+        models,
+        workload.rows,
+        config,
+        baseline=baseline,
+        reference=reference(models[baseline].provider or CPU, threads),
+        cells=cells,
+        tick=tick,
+    )
+    data = {
         **_about(bundle, config, models[baseline]),
         "rows": _about_rows(workload, models[baseline]),
         "metric": task.metric,
@@ -77,6 +92,7 @@ def bench(
             for name, measured in found.items()
         },
     }
+    return {**data, "gate": _rounded(gate(saved, data, drop=config.gate_drop))} if saved else data
 
 
 def baseline_of(manifest: Manifest, names: Sequence[str]) -> str:

@@ -16,6 +16,8 @@ def render(data: Mapping[str, Any]) -> str:
         parts.append(
             "session alone, random tokens: median ms of a batch (texts a second)\n" + _columns(_cell_rows(data))
         )
+    if "gate" in data:
+        parts.append("speed against the saved run, in units of the reference\n" + _columns(_gate_rows(data["gate"])))
     return "\n\n".join([*parts, _notes(data)])
 
 
@@ -46,6 +48,13 @@ def _cell_rows(data: Mapping[str, Any]) -> list[list[str]]:
     for cells in zip(*(found["sweep"] for found in variants.values()), strict=True):
         figures = [f"{cell['median_ms']:,.2f} ({cell['texts_per_second']:,.0f})" for cell in cells]
         rows.append([str(cells[0]["batch_size"]), str(cells[0]["length"]), *figures])
+    return rows
+
+
+def _gate_rows(gate: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["variant", "ratio", "95 % interval", f"at least {1 - gate['drop']:g}"]]
+    for name, found in gate["variants"].items():
+        rows.append([name, _number(found["ratio"], 3), _interval(found, 3), "slower" if found["slower"] else "passed"])
     return rows
 
 
