@@ -53,6 +53,14 @@ def test_pad_and_mask_give_back_the_rows(rows, value):
         assert read[: len(row)].all()
 
 
+@given(rows_of_ids.filter(lambda rows: any(map(len, rows))), st.integers(1, 40))
+def test_padding_is_what_the_masks_of_all_batches_hide(rows, max_tokens):
+    lengths = [len(row) for row in rows]
+    masks = [batching.mask([rows[i] for i in batch]) for batch in batching.plan(lengths, max_tokens)]
+    hidden = sum(int((mask == 0).sum()) for mask in masks) / sum(mask.size for mask in masks)
+    assert batching.padding(lengths, max_tokens) == pytest.approx(hidden)
+
+
 @pytest.mark.parametrize("max_tokens", [1, 10])
 def test_no_rows_are_no_batches(max_tokens):
     assert batching.plan([], max_tokens) == []

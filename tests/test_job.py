@@ -34,7 +34,7 @@ def rows(tmp_path_factory) -> Path:
     some = labelled_rows(500)
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     with RowWriter(path) as writer:
-        writer.write([{"id": n, "text": some[n % 500]["text"]} for n in range(WINDOWS * WINDOW - 100)])
+        writer.write([{"id": n, "text": f"{some[n % 500]['text']} {n}"} for n in range(WINDOWS * WINDOW - 100)])
     return path
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_begins_again_leaves_no_older_note(tmp_path):
 
     def stop(job):
         with contextlib.suppress(KeyboardInterrupt), job:
-            job.write(Answered([{"n": 1}] * 3, [], 0, 3))
+            job.write(Answered([{"n": 1}] * 3, [], 0, 0, 3))
             raise KeyboardInterrupt
 
     stop(Job(out, told))
@@ -185,7 +185,7 @@ def test_only_one_run_writes_to_a_file(tmp_path):
     with Job(tmp_path / "out.jsonl", {"a": 1}) as job:
         with pytest.raises(InputError, match="another run is writing"), Job(tmp_path / "out.jsonl", {"a": 1}):
             pass
-        job.write(Answered([{"n": 1}], [], 0, 1))
+        job.write(Answered([{"n": 1}], [], 0, 0, 1))
     assert (tmp_path / "out.jsonl").read_text() == '{"n": 1}\n'
 
 

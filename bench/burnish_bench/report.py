@@ -21,7 +21,7 @@ from burnish_bench.gate import ROUNDS, gate, read_saved
 from burnish_bench.measure import measure_variants, num_turns
 from burnish_bench.reference import reference
 from burnish_bench.workload import Workload, golden_workload, read_workload
-from burnish_serve import machine
+from burnish_serve import batching, machine
 from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file
 from burnish_serve.errors import InputError
 from burnish_serve.opening import open_runner
@@ -137,6 +137,7 @@ def _about(bundle: Bundle, config: BenchConfig, model: Runner) -> dict[str, Any]
 
 def _about_rows(workload: Workload, model: Runner) -> dict[str, Any]:
     encoded = model.encode(workload.rows)
+    lengths = [len(window.ids) for row in encoded for window in row.windows]
     return {
         "source": workload.source,
         "distinct": workload.distinct,
@@ -145,6 +146,7 @@ def _about_rows(workload: Workload, model: Runner) -> dict[str, Any]:
         "mean_tokens": round(sum(row.tokens for row in encoded) / len(encoded), 1),
         "max_length": model.encoder.max_length,
         "truncated": sum(row.truncated for row in encoded),
+        "padding": round(batching.padding(lengths, model.max_batch_tokens), 4),
     }
 
 

@@ -64,6 +64,7 @@ def _notes(data: Mapping[str, Any]) -> str:
     if rows["source"] == "golden rows":
         said = f"the bundle's {rows['distinct']} golden rows, repeated to {rows['texts']:,}, {rows['mean_tokens']:g} "
         said += "tokens each in the mean; --data takes your own"
+    said += f"; {rows['padding']:.1%} of a batch is padding"
     if rows["cut"]:
         said += "; the file has more, which --max-rows takes"
     if rows["truncated"]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ class Answered(NamedTuple):
     """What could not be answered: line, error, and the row where there is one."""
     truncated: int
     """How many texts were cut."""
+    repeated: int
+    """How many rows ask what an earlier one of the window asks, whose answer they have."""
     lines: int
     """How many lines it was."""
 
@@ -68,19 +71,32 @@ class Answering:
                 raise
             rows, asked, refused = self._one_by_one(rows)
             wrong = sorted([*wrong, *refused], key=_line)
-        answers = self._model.answers(asked, **self._options)
-        answered = [{**row, "answer": answer} for (_, row), answer in zip(rows, answers, strict=True)]
+        distinct = list({id(one): one for one in asked}.values())
+        answers = dict(zip(map(id, distinct), self._model.answers(distinct, **self._options), strict=True))
+        answered = [{**row, "answer": answers[id(one)]} for (_, row), one in zip(rows, asked, strict=True)]
         for row, one in zip(answered, asked, strict=True):
             answer = row["answer"]
             if one.truncated and isinstance(answer, list) and not any(isinstance(part, dict) for part in answer):
                 row["truncated"] = True  # an answer that cannot say so itself
-        return Answered(answered, wrong, sum(one.truncated for one in asked), len(window))
+        repeated = len(asked) - len(distinct)
+        return Answered(answered, wrong, sum(one.truncated for one in asked), repeated, len(window))
 
     def _asked(self, rows: list[tuple[int, dict[str, Any]]]) -> list[Asked]:
-        where = [f"{self._name}:{number}" for number, _ in rows]
+        """Return rows as they are asked; those that ask the same are one object, encoded once."""
         task = self._model.task
-        own = [task.asked(row, place, self._column) for (_, row), place in zip(rows, where, strict=True)]
-        return self._model.encode(own, where)
+        places: dict[str, int] = {}
+        own: list[dict[str, Any]] = []
+        where, place_of = [], []
+        for number, row in rows:
+            name = f"{self._name}:{number}"
+            asked = task.asked(row, name, self._column)
+            place = places.setdefault(json.dumps(asked, default=repr), len(places))
+            if place == len(own):
+                own.append(asked)
+                where.append(name)
+            place_of.append(place)
+        encoded = self._model.encode(own, where)
+        return [encoded[place] for place in place_of]
 
     def _one_by_one(
         self, rows: list[tuple[int, dict[str, Any]]]

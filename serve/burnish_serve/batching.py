@@ -36,6 +36,12 @@ def plan(lengths: Sequence[int] | npt.NDArray[np.intp], max_tokens: int) -> list
     return batches
 
 
+def padding(lengths: Sequence[int], max_tokens: int) -> float:
+    """Return the share of all padded tokens of a plan that is padding."""
+    padded = sum(len(batch) * int(max(lengths[i] for i in batch)) for batch in plan(lengths, max_tokens))
+    return 1 - sum(lengths) / padded
+
+
 def pad(rows: Sequence[Ids], value: int) -> Ids:
     """Return rows of ids as one int64 array ``[rows, longest]``, filled up on the right with ``value``."""
     padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)

@@ -111,6 +111,7 @@ class Job:
             self._writers["errors"].write(answered.wrong)
         self.counts["errors"] += len(answered.wrong)
         self.counts["truncated"] += answered.truncated
+        self.counts["repeated"] += answered.repeated
         self.rows += answered.lines
         if self._told is not None:
             self._save()

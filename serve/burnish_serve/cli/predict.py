@@ -167,6 +167,7 @@ def command(
         "rows_per_second": round((job.rows - before) / seconds, 1),
         "load_seconds": round(loaded - started, 3),
         "truncated": cut,
+        "repeated": job.counts["repeated"],
         "errors": bad,
         "rows_before": before,
         "variant": model.variant,
