@@ -110,6 +110,24 @@ def test_overlaps_are_told(tmp_path):
     assert "train: 1 row with spans that overlap, of which only the longest are learned" in splits.warnings
 
 
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        (["O", "B-a", "I-a"], False),
+        (["B-a", "E-a", "S-b"], False),
+        (["O", "I-a", "I-a"], True),
+        (["B-a", "I-b", "O"], True),
+        (["B-a", "E-a", "E-a"], True),
+    ],
+)
+def test_tags_that_were_repaired_are_told(tmp_path, tags, told):
+    rows = [{"tokens": ["on", "the", "desk"], "tags": tags}, {"tokens": ["now", "it"], "tags": ["B-a", "B-b"]}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    splits = read_splits(TrainConfig(model="m", task=TASK.name, train=str(path), out=tmp_path / "out"))
+    said = "train: 1 row with tags that go on where no span stands (I-PER behind O), read as the beginning of one"
+    assert (said in splits.warnings) is told
+
+
 def test_tag_numbers_of_a_dataset_become_their_names(tmp_path):
     names = ["O", "B-PER", "I-PER"]
     features = datasets.Features(

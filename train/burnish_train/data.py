@@ -186,7 +186,7 @@ def _label_warnings(rows: Sequence[Example], task: Task) -> list[str]:
         if isinstance(row.right, str):
             by_text.setdefault(row.texts, set()).add(row.right)
     torn = [text for text, found in by_text.items() if len(found) > 1]
-    remarks = collections.Counter(remark for row in rows if (remark := task.remark(row.right)))
+    remarks = collections.Counter(remark for row in rows if (remark := task.remark(row.right, row.label)))
     warnings = [f"train: {count} row{'s' * (count > 1)} with {remark}" for remark, count in sorted(remarks.items())]
     if rare:
         warnings.append(

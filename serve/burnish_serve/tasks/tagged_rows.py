@@ -17,7 +17,7 @@ from typing import Any
 
 from burnish_serve.errors import InputError
 from burnish_serve.rows import columns_of, field_text
-from burnish_serve.tasks.tagging import KNOWN, OUTSIDE, is_tag, runs
+from burnish_serve.tasks.tagging import KNOWN, OUTSIDE, is_tag, repaired, runs
 from burnish_serve.tasks.task import Row
 
 Span = tuple[int, int, str]
@@ -127,9 +127,14 @@ def apart(spans: Sequence[Span]) -> list[Span]:
     return sorted(kept)
 
 
-def remark(spans: Sequence[Span]) -> str:
-    """Return what should be told of the spans of a row; nothing, most often."""
-    return "spans that overlap, of which only the longest are learned" if len(apart(spans)) < len(spans) else ""
+def remark(spans: Sequence[Span], given: Any) -> str:
+    """Return what should be told of the spans of a row, and of the tags or spans that it gave; nothing, most often."""
+    if len(apart(spans)) < len(spans):
+        return "spans that overlap, of which only the longest are learned"
+    tags = _from_json(given)
+    if isinstance(tags, list) and all(map(is_tag, tags)) and repaired(tags) != tags:
+        return "tags that go on where no span stands (I-PER behind O), read as the beginning of one"
+    return ""
 
 
 def _listed(value: Any, column: str, where: str) -> list[str]:

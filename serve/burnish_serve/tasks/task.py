@@ -156,8 +156,9 @@ class Task:
     """``(row, reading) -> the row as it is asked to be scored``, where rows have no labels and are to be guessed."""
     keep: Callable[[Encoded, Reading], Any] | None = None
     """``(window, reading) -> tokens whose outputs are kept``, where those of all would be many; None keeps all."""
-    remark: Callable[[Any], str] = lambda right: ""
-    """What should be told of a row that is trained on, by what is right; the rows of each remark are counted."""
+    remark: Callable[[Any, Any], str] = lambda right, label: ""
+    """What should be told of a row that is trained on, by what is right and as it stood there; the rows of each remark are
+    counted."""
     decode: Callable[..., list[Answer]]
     """``(asked, outputs, reading, **options) -> answers``, in numpy."""
     options: Mapping[str, Any] = field(default_factory=dict)
