@@ -191,6 +191,33 @@ def make_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def bundle(make_bundle, tiny_checkpoint) -> Path:
+    """Return the bundle of the checkpoint with the architecture's own head; not to be written to."""
+    return make_bundle(tiny_checkpoint)
+
+
+@pytest.fixture
+def export_config(tiny_checkpoint, tmp_path):
+    """Return a function that makes the settings of an export of the tiny checkpoint, with some changed."""
+    from burnish_export import ExportConfig
+
+    return lambda **changes: ExportConfig(
+        **{"checkpoint": str(tiny_checkpoint), "out": tmp_path / "out" / "bundle", "seconds": 0.01, **changes}
+    )
+
+
+@pytest.fixture
+def made_before(monkeypatch, bundle):
+    """Take the tiny checkpoint's graph from its bundle, for tests of what comes after it: exporting takes seconds."""
+    from burnish_export import graph
+
+    def to_onnx(network, path):
+        shutil.copy(bundle / "onnx" / "model.onnx", path)
+
+    monkeypatch.setattr(graph, "to_onnx", to_onnx)
+
+
+@pytest.fixture(scope="session")
 def data():
     """Return the folder of labelled data that the long rows read."""
     folder = Path(os.environ.get("BURNISH_DATA") or "no data")

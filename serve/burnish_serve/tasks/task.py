@@ -157,8 +157,7 @@ class Task:
     keep: Callable[[Encoded, Reading], Any] | None = None
     """``(window, reading) -> tokens whose outputs are kept``, where those of all would be many; None keeps all."""
     remark: Callable[[Any, Any], str] = lambda right, label: ""
-    """What should be told of a row that is trained on, by what is right and as it stood there; the rows of each remark are
-    counted."""
+    """What should be told of a train row, by what is right and as it stood in the row; such rows are counted."""
     decode: Callable[..., list[Answer]]
     """``(asked, outputs, reading, **options) -> answers``, in numpy."""
     options: Mapping[str, Any] = field(default_factory=dict)
