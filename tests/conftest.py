@@ -138,6 +138,14 @@ def tiny_settings(tiny_encoder, tiny_rows) -> dict:
     }
 
 
+@pytest.fixture
+def train_config(tiny_settings, tmp_path):
+    """Return a function that makes the tiny run's settings, with some changed."""
+    from burnish_train import TrainConfig
+
+    return lambda **changes: TrainConfig(**{**tiny_settings, "out": tmp_path / "run", **changes})
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory, tiny_settings):
     """Return a function that trains the tiny encoder with some settings changed, once a session for each."""

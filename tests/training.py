@@ -1,0 +1,27 @@
+"""What several tests of training share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "burnish.json").read_text(encoding="utf-8"))
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return {name: array for path in sorted(folder.glob("*.safetensors")) for name, array in load_file(path).items()}
+
+
+def furthest_apart(first: Path, second: Path) -> float:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name] - other[name]).max()) for name in one)
