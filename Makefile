@@ -4,6 +4,7 @@
 #   make lint     the first three of these
 #   make bench    pytest-benchmark suites over the runner
 #   make accept   the long acceptance rows; DATA=folder holds the labelled data
+#   make peers    .venv-peers with all that `burnish bench --compare` measures against
 #   make compat   a bundle opened by optimum and an older transformers, in .venv-compat; BUNDLE=folder takes yours
 # TORCH_INDEX=URL takes PyTorch from another index: the plain one gives Linux the CUDA build of several gigabytes.
 
@@ -19,7 +20,7 @@ COMPAT := .venv-compat
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench accept compat
+.PHONY: demo test lint bench accept compat peers
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -60,3 +61,15 @@ $(COMPAT)/.installed: compat-constraints.txt
 compat: $(INSTALLED) $(COMPAT)/.installed
 	$(BIN)/python bench/compat.py ours $(BUNDLE)
 	$(COMPAT)/bin/python bench/compat.py theirs
+
+PEERS := .venv-peers
+
+$(PEERS)/.installed: peers-constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install -q \
+		$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' peers-constraints.txt)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install -q -c peers-constraints.txt \
+		optimum-onnx onnxruntime requests torch transformers openvino nncf sentence-transformers
+	touch $@
+
+peers: $(PEERS)/.installed

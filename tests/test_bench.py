@@ -79,6 +79,7 @@ def test_variants_are_measured_in_turns() -> None:
         [{"text": "great film"}, {"text": "dull"}],
         config,
         baseline="a",
+        leader="b",
         reference=lambda: log.append(("", (0,))),
         cells=[(3, 5)],
         tick=lambda: ticks.append(None),
@@ -118,6 +119,8 @@ def test_the_shape_of_the_json(printed: str) -> None:
         "metric",
         "baseline",
         "variants",
+        "leader",
+        "peers",
     }
     assert (data["provider"], data["threads"], data["rounds"], data["seconds"]) == ("CPUExecutionProvider", 1, 1, 0)
     assert (data["metric"], data["baseline"]) == ("accuracy", "fp32")
@@ -143,6 +146,7 @@ def test_the_shape_of_the_json(printed: str) -> None:
             "throughput",
             "speedup",
             "per_reference",
+            "behind",
             "latency",
             "sweep",
         }

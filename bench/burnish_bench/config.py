@@ -45,6 +45,14 @@ class BenchConfig:
     sweep: bool = setting("measure batch sizes and lengths too", default=True)
     batch_sizes: str = setting("rows of a batch in the sweep", default="1,8,32")
     lengths: str = setting("tokens of a row in the sweep; at most the bundle's max_length", default="16,64,128")
+    compare: bool = setting("measure peers in the same run, on the same rows", default=False)
+    peers: str = setting("which of them, with commas between them, or all", default="all")
+    peers_python: Path = setting(
+        "the Python that has them, as make peers makes it", default=Path(".venv-peers/bin/python")
+    )
+    checkpoint: Path | None = setting(
+        "folder that the bundle was exported from, for peers that run PyTorch", default=None
+    )
     out: Path | None = setting("file for the JSON", default=None)
     gate: Path | None = setting(
         "figures that --out wrote before: exit status 7 where a variant has become slower", default=None

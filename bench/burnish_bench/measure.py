@@ -13,13 +13,15 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from burnish_bench.config import BenchConfig
+from burnish_bench.peers import Peer
 from burnish_bench.workload import random_batch
 from burnish_serve.runner import Runner, model_inputs
-from burnish_serve.tasks import Answer, Encoded, Row
+from burnish_serve.tasks import Encoded, Row
 from burnish_serve.timing import Estimate, Latency, Samples, Throughput, interleave, latency, speedup, throughput
 
 REFERENCE = ""
@@ -48,13 +50,15 @@ class Measured:
     """Throughput over the baseline's, round by round."""
     per_reference: Estimate
     """Whole calls in the time of one call of the reference, round by round."""
+    behind: Estimate
+    """Throughput of the leader over its own, round by round."""
     latency: Latency
     sweep: tuple[Cell, ...]
 
 
-def num_turns(num_variants: int, num_cells: int, rounds: int) -> int:
+def num_turns(num_variants: int, num_cells: int, rounds: int, num_peers: int = 0) -> int:
     """Return how often `measure_variants` calls ``tick``."""
-    return (num_variants * (2 + num_cells) + 1) * rounds
+    return (num_variants * (2 + num_cells) + 2 * num_peers + 1) * rounds
 
 
 def measure_variants(
@@ -63,7 +67,9 @@ def measure_variants(
     config: BenchConfig,
     *,
     baseline: str,
+    leader: str,
     reference: Callable[[], object],
+    peers: Mapping[str, Peer] | None = None,
     cells: Sequence[tuple[int, int]] = (),
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, Measured]:
@@ -74,16 +80,21 @@ def measure_variants(
         rows: what to answer.
         config: rounds and seconds.
         baseline: the variant that the others' throughput is divided by.
+        leader: the variant whose throughput is divided by the others'.
         reference: fixed work, timed in turns with the throughput of all.
+        peers: others that answer the same rows, each in its own process.
         cells: batch sizes with their lengths in tokens.
         tick: called after each turn, for a progress bar.
     """
     timed = partial(interleave, rounds=config.rounds, tick=tick)
+    others = dict(peers or {})
     calls: dict[str, Callable[[], object]] = {name: partial(model, rows) for name, model in models.items()}
-    whole = timed({**calls, REFERENCE: reference}, seconds=config.seconds)
-    single = timed({name: _one_by_one(model, rows) for name, model in models.items()}, seconds=config.seconds)
+    whole = timed({**calls, **others, REFERENCE: reference}, seconds=config.seconds)
+    alone = {name: _one_by_one(model, [[row] for row in rows]) for name, model in models.items()}
+    theirs = {name: _one_by_one(other.alone, range(len(rows))) for name, other in others.items()}
+    single = timed({**alone, **theirs}, seconds=config.seconds)
     encoded = next(iter(models.values())).encode(rows)
-    sweeps: dict[str, list[Cell]] = {name: [] for name in models}
+    sweeps: dict[str, list[Cell]] = {name: [] for name in (*models, *others)}
     for batch_size, length in cells:
         batch = random_batch(encoded, batch_size, length)
         calls = {name: _session_run(model, batch) for name, model in models.items()}
@@ -94,17 +105,18 @@ def measure_variants(
             throughput=throughput(whole[name], len(rows)),
             speedup=speedup(whole[name], whole[baseline]),
             per_reference=speedup(whole[name], whole[REFERENCE]),
+            behind=speedup(whole[leader], whole[name]),
             latency=latency(single[name]),
             sweep=tuple(sweeps[name]),
         )
-        for name in models
+        for name in (*models, *others)
     }
 
 
-def _one_by_one(model: Runner, rows: Sequence[Row]) -> Callable[[], list[Answer]]:
+def _one_by_one(answer: Callable[[Any], object], rows: Sequence[Any]) -> Callable[[], object]:
     """Return a call that answers the next row, in a circle."""
     following = itertools.cycle(rows)
-    return lambda: model([next(following)])
+    return lambda: answer(next(following))
 
 
 def _session_run(model: Runner, batch: Sequence[Encoded]) -> Callable[[], Sequence[object]]:

@@ -8,10 +8,11 @@ The figures stand beside all that they depend on: machine, device, threads, rows
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from typing import Any
 from burnish_bench.config import BenchConfig
 from burnish_bench.gate import ROUNDS, gate, read_saved
 from burnish_bench.measure import measure_variants, num_turns
+from burnish_bench.peers import NAMES, Peer, started
 from burnish_bench.reference import reference
 from burnish_bench.workload import Workload, golden_workload, read_workload
 from burnish_serve import batching, machine
 from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file
+from burnish_serve.choice import choose
 from burnish_serve.errors import InputError
 from burnish_serve.opening import open_runner
+from burnish_serve.rows import read_rows
 from burnish_serve.runner import Runner
 from burnish_serve.session import CPU
 from burnish_serve.signature import open_signed
@@ -71,17 +75,22 @@ def bench(
     }
     baseline = baseline_of(manifest, names)
     cells = config.cells(manifest.max_length)
-    tick = start(num_turns(len(models), len(cells), config.rounds))
-    threads = config.threads or machine.num_threads()
-    found = measure_variants(
-        models,
-        workload.rows,
-        config,
-        baseline=baseline,
-        reference=reference(models[baseline].provider or CPU, threads),
-        cells=cells,
-        tick=tick,
-    )
+    provider, threads = models[baseline].provider or CPU, config.threads or machine.num_threads()
+    leader = leader_of(manifest, names, provider)
+    with _peers(bundle, config, workload, models[leader], threads) as peers:
+        tick = start(num_turns(len(models), len(cells), config.rounds, len(peers)))
+        found = measure_variants(
+            models,
+            workload.rows,
+            config,
+            baseline=baseline,
+            leader=leader,
+            reference=reference(provider, threads),
+            peers=peers,
+            cells=cells,
+            tick=tick,
+        )
+        told = {name: _about_peer(peer, models[leader], workload) for name, peer in peers.items()}
     data = {
         **_about(bundle, config, models[baseline]),
         "rows": _about_rows(workload, models[baseline]),
@@ -90,7 +99,10 @@ def bench(
         "variants": {
             name: {**_about_variant(manifest, name, models[name]), **_rounded(dataclasses.asdict(measured))}
             for name, measured in found.items()
+            if name in models
         },
+        "leader": leader,
+        "peers": {name: {**about, **_rounded(dataclasses.asdict(found[name]))} for name, about in told.items()},
     }
     return {**data, "gate": _rounded(gate(saved, data, drop=config.gate_drop))} if saved else data
 
@@ -98,6 +110,52 @@ def bench(
 def baseline_of(manifest: Manifest, names: Sequence[str]) -> str:
     """Return the variant that the others are compared with: the first in float32, else the first."""
     return next((name for name in names if manifest.variants[name].precision == "fp32"), names[0])
+
+
+def leader_of(manifest: Manifest, names: Sequence[str], provider: str) -> str:
+    """Return the variant that the peers are compared with: the one that `load` takes, where it is measured."""
+    taken, _ = choose(manifest, provider, machine.cpu_features(), None)
+    return taken if taken in names else names[0]
+
+
+@contextlib.contextmanager
+def _peers(
+    bundle: Bundle, config: BenchConfig, workload: Workload, model: Runner, threads: int
+) -> Iterator[dict[str, Peer]]:
+    """Start the peers that are asked for; none where none are.
+
+    Raises:
+        InputError: the rows are not what peers answer, or the checkpoint is missing.
+        BurnishError: one cannot be started.
+    """
+    if not config.compare:
+        yield {}
+        return
+    texts = [row["text"] for row in workload.rows if isinstance(row, Mapping) and set(row) == {"text"}]
+    if bundle.manifest.task != "text-classification" or len(texts) < len(workload.rows):
+        raise InputError("--compare is for text-classification of single texts")
+    if config.checkpoint is None:
+        raise InputError("--compare needs --checkpoint, the folder that the bundle was exported from")
+    calibration = [str(row["text"]) for _, row in read_rows(str(config.checkpoint / "calibration.jsonl"))]
+    names = NAMES if config.peers == "all" else tuple(name.strip() for name in config.peers.split(","))
+    with started(
+        names,
+        config.peers_python,
+        texts,
+        calibration,
+        bundle=str(bundle.folder.resolve()),
+        checkpoint=str(config.checkpoint.resolve()),
+        threads=threads,
+        max_length=model.encoder.max_length,
+    ) as peers:
+        yield peers
+
+
+def _about_peer(peer: Peer, model: Runner, workload: Workload) -> dict[str, Any]:
+    """Return a peer's versions, and the share of its labels that are the leader's."""
+    ours = model.answers(model.encode(workload.rows), top_k=1)
+    same = sum(model.task.predicted(answer) == label for answer, label in zip(ours, peer(), strict=True))
+    return {"versions": peer.versions, "agreement": round(same / len(ours), 6)}
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ def render(data: Mapping[str, Any]) -> str:
         parts.append(
             "session alone, random tokens: median ms of a batch (texts a second)\n" + _columns(_cell_rows(data))
         )
+    if data["peers"]:
+        parts.append(f"peers, on the same rows with the same threads\n{_columns(_peer_rows(data))}")
     if "gate" in data:
         parts.append("speed against the saved run, in units of the reference\n" + _columns(_gate_rows(data["gate"])))
     return "\n\n".join([*parts, _notes(data)])
@@ -48,6 +50,25 @@ def _cell_rows(data: Mapping[str, Any]) -> list[list[str]]:
     for cells in zip(*(found["sweep"] for found in variants.values()), strict=True):
         figures = [f"{cell['median_ms']:,.2f} ({cell['texts_per_second']:,.0f})" for cell in cells]
         rows.append([str(cells[0]["batch_size"]), str(cells[0]["length"]), *figures])
+    return rows
+
+
+def _peer_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    interval, waits = "95 % interval", ("p50 ms", "p95 ms")
+    rows = [["peer", "texts/s", interval, f"{data['leader']} x", interval, *waits, "same labels"]]
+    for name, found in data["peers"].items():
+        speed, times, wait = found["throughput"], found["behind"], found["latency"]
+        rows.append(
+            [
+                name,
+                f"{speed['texts_per_second']:,.0f}",
+                _interval(speed, 0),
+                _number(times["median"], 2),
+                _interval(times, 2),
+                *(_number(wait[key], 2) for key in ("p50_ms", "p95_ms")),
+                f"{found['agreement']:.2%}",
+            ]
+        )
     return rows
 
 
