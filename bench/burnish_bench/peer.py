@@ -133,7 +133,10 @@ def optimum_int8(settings: dict[str, Any]) -> Answer:
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     work = Path(settings["work"])
-    quantizer = ORTQuantizer.from_pretrained(settings["bundle"], file_name="onnx/model.onnx")
+    plain = ORTModelForSequenceClassification.from_pretrained(
+        settings["bundle"], subfolder="onnx", file_name="model.onnx"
+    )
+    quantizer = ORTQuantizer.from_pretrained(plain)
     quantizer.quantize(save_dir=work, quantization_config=AutoQuantizationConfig.avx512_vnni(is_static=False))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings["threads"]
