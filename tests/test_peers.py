@@ -21,16 +21,17 @@ def settings(bundle, checkpoint):
     return {"bundle": str(bundle), "checkpoint": str(checkpoint), "threads": 1, "max_length": 16}
 
 
-@pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_the_transformers_pipeline_answers_as_the_bundle_does(make_checkpoint, make_bundle, pooling):
-    checkpoint = make_checkpoint(pooling=pooling)
-    bundle = make_bundle(checkpoint)
+def test_the_transformers_pipeline_answers_as_the_bundle_does(mean_checkpoint, make_bundle):
+    """With the head on the mean; the architecture's own is in the report below."""
+    bundle = make_bundle(mean_checkpoint)
     ours = [answer["label"] for answer in load(bundle, variant="fp32", device="cpu")(TEXTS)]
-    with started(["transformers"], Path(sys.executable), TEXTS, TEXTS, **settings(bundle, checkpoint)) as peers:
+    with started(["transformers"], Path(sys.executable), TEXTS, TEXTS, **settings(bundle, mean_checkpoint)) as peers:
         peer = peers["transformers"]
         assert peer() == ours
         assert [peer.alone(number) for number in (4, 0)] == [ours[4], ours[0]]
         assert set(peer.versions) == {"transformers", "torch"}
+        with pytest.raises(BurnishError, match="the peer transformers failed: IndexError"):
+            peer.alone(9)
     with pytest.raises(BurnishError, match="the peer transformers failed: it ended without a word"):
         peer()
 
@@ -42,11 +43,6 @@ def test_a_peer_that_fails_says_why(bundle, tiny_checkpoint):
         started(["openvino int8"], Path(sys.executable), TEXTS, TEXTS, **told),
     ):
         pass
-    with (
-        pytest.raises(BurnishError, match=r"the peer transformers failed: IndexError"),
-        started(["transformers"], Path(sys.executable), TEXTS, TEXTS, **told) as peers,
-    ):
-        peers["transformers"].alone(9)
 
 
 def test_what_is_no_peer_is_said(bundle, tiny_checkpoint, tmp_path):
@@ -59,7 +55,10 @@ def test_what_is_no_peer_is_said(bundle, tiny_checkpoint, tmp_path):
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
     for arguments, said in (
         (("--compare",), "--compare needs --checkpoint"),
-        (("--compare", "--checkpoint", tiny_checkpoint, "--peers-python", "none/python"), "no such Python: none/python"),
+        (
+            ("--compare", "--checkpoint", tiny_checkpoint, "--peers-python", "none/python"),
+            "no such Python: none/python",
+        ),
     ):
         result = CliRunner().invoke(command, [str(part) for part in (bundle, "--data", rows, *arguments)])
         assert result.exit_code == 1
