@@ -113,7 +113,7 @@ def test_only_what_can_be_compared_is_compared():
 
 def test_a_planted_slowdown_ends_with_status_7(tiny_bundle, tmp_path, monkeypatch):
     saved = tmp_path / "speed.json"
-    quick = ("--variant", "fp32", "--no-sweep", "--rounds", 6, "--seconds", 0.3, "--threads", 1)
+    quick = ("--variant", "fp32", "--no-sweep", "--rounds", 6, "--seconds", 0.1, "--threads", 1)
     assert run(tiny_bundle, *quick, "--out", saved).exit_code == 0
     result = run(tiny_bundle, *quick, "--gate", saved, "--gate-drop", 0.9)
     assert result.exit_code == 0, result.output

@@ -42,7 +42,7 @@ def spoil(folder, out):
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_the_weights_are_the_mean_of_all(member, tmp_path, pooling):
-    members = [member(seed, pooling=pooling) for seed in (1, 2, 3)]
+    members = [member(seed, pooling=pooling) for seed in (1, 2)]
     record = soup(members, tmp_path / "soup", device="cpu")
     found, *given = (weights(folder) for folder in (tmp_path / "soup", *members))
     assert found.keys() == given[0].keys()

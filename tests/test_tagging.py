@@ -124,8 +124,8 @@ def test_lists_may_stand_in_csv_as_json(tmp_path):
 def test_of_spans_that_overlap_the_longest_are_learned_and_all_are_right():
     spans = [(0, 4, "a"), (2, 9, "b"), (9, 12, "c"), (10, 13, "d"), (20, 21, "e"), (20, 21, "f")]
     assert apart(spans) == [(2, 9, "b"), (9, 12, "c"), (20, 21, "e")]
-    assert "overlap" in remark(spans)
-    assert remark(apart(spans)) == ""
+    assert "overlap" in remark(spans, [])
+    assert remark(apart(spans), []) == ""
     row = {
         "text": "9 tonight",
         "spans": [{"start": 0, "end": 9, "label": "time"}, {"start": 2, "end": 9, "label": "date"}],
