@@ -152,18 +152,19 @@ def _check_alike(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> 
     first = records[0]
     if first.get("base_model") is None:
         raise InputError(f"{folders[0]} was pretrained from nothing; a soup is made of checkpoints of burnish train")
+    shapes = _shapes(folders[0])
     for folder, record in zip(folders[1:], records[1:], strict=True):
         for key in ALIKE:
             if record.get(key) != first.get(key):
                 raise InputError(f"{folder} and {folders[0]} do not go together: they differ in {key}")
         if (folder / "tokenizer.json").read_bytes() != (folders[0] / "tokenizer.json").read_bytes():
             raise InputError(f"{folder} and {folders[0]} do not go together: they have different tokenizers")
-        shapes = [
-            {name: tuple(weight.shape) for name, weight in checkpoint.load_model(one).state_dict().items()}
-            for one in (folder, folders[0])
-        ]
-        if shapes[0] != shapes[1]:
+        if _shapes(folder) != shapes:
             raise InputError(f"{folder} and {folders[0]} do not go together: their weights have different shapes")
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in checkpoint.load_model(folder).state_dict().items()}
 
 
 def _dev_rows(folders: Sequence[Path], record: dict[str, Any], dev: str | None) -> list[Example]:
