@@ -204,6 +204,6 @@ def _write(out: Path, first: Path, bowl: Bowl, record: dict[str, Any]) -> None:
         if out.exists():
             shutil.rmtree(out)
         work.rename(out)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half-written stays
         shutil.rmtree(work, ignore_errors=True)
         raise
