@@ -23,11 +23,11 @@ TASK = TASKS["token-classification"]
 RECIPE = Path(__file__).parents[1] / "train" / "recipes" / "entities.toml"
 
 
-def target_on(text, right, *, max_length=64, stride=0, tmp_path, tokenizer=make_tokenizer, **changes):
+def target_on(text, right, *, tokens=None, max_length=64, stride=0, tmp_path, tokenizer=make_tokenizer, **changes):
     """Return a target, one row of it, and the tags, by name, that it gives each window of the row."""
     tokenizer().save_pretrained(tmp_path)
     encoder = TextEncoder(tmp_path / "tokenizer.json", max_length, on_long="window", stride=stride, offsets=True)
-    asked = {"text": text}
+    asked = {"tokens": tokens} if tokens else {"text": text}
     (windows,) = encoder([(text,)])
     example = Example(asked, (text,), right)
     config = TrainConfig(model="m", task=TASK.name, train="t", out=tmp_path / "out", **changes)
@@ -49,11 +49,21 @@ def test_the_first_piece_of_each_word_gets_the_tag_of_its_span(tmp_path):
     assert found == ["", "O", "B-a", "", "E-a", "", "O", "S-b", "", "O", "O", ""]
 
 
+def test_of_a_row_of_tokens_each_gets_one_tag(tmp_path):
+    tokens = ["We", "wakes", "songs-raining", "now!"]  # [CLS] we wake ##s song ##s - rain ##ing now ! [SEP]
+    *_, (found,) = target_on(" ".join(tokens), ((3, 22, "a"),), tokens=tokens, tmp_path=tmp_path)
+    assert found == ["", "O", "B-a", "", "I-a", "", "", "", "", "O", "", ""]
+
+
+@pytest.mark.parametrize("tokens", [None, ["home", "home", "home"]])
 @pytest.mark.parametrize("trim_offsets", [True, False])
-def test_pieces_that_hold_the_space_before_them_are_tagged_too(tmp_path, trim_offsets):
-    text = "home home home"
+def test_pieces_that_hold_the_space_before_them_are_tagged_too(tmp_path, trim_offsets, tokens):
     *_, (found,) = target_on(
-        text, ((5, 9, "a"),), tmp_path=tmp_path, tokenizer=lambda: byte_level(trim_offsets=trim_offsets)
+        "home home home",
+        ((5, 9, "a"),),
+        tokens=tokens,
+        tmp_path=tmp_path,
+        tokenizer=lambda: byte_level(trim_offsets=trim_offsets),
     )
     assert [tag for tag in found if tag] == ["O", "B-a", "O"]
 

@@ -1,7 +1,8 @@
 """What a tagger learns from: a tag for the first token of each word, by the span that the word begins in.
 
-Other tokens of a word, special ones and padding count for nothing (Devlin et al., 2019, arXiv:1810.04805). A long row
-is learned from in its windows, each token as it stands in the whole text.
+Words are the row's own tokens, or else those that the tokenizer makes: what answers are put together from. Other tokens
+of a word, special ones and padding count for nothing (Devlin et al., 2019, arXiv:1810.04805). A long row is learned
+from in its windows, each token as it stands in the whole text.
 
 >>> Tags(task, config, ("O", "B-PER", "I-PER"), train).values(example, asked)  # doctest: +SKIP
 [array([-100,    1, -100,    2,    0, -100])]
@@ -18,7 +19,7 @@ import torch
 from burnish_serve.batching import Ids
 from burnish_serve.tasks import Asked, Task
 from burnish_serve.tasks.merging import places, words_of
-from burnish_serve.tasks.tagged_rows import Span, apart
+from burnish_serve.tasks.tagged_rows import Span, apart, bounds_of, token_at, tokens_of
 from burnish_serve.tasks.tagging import labels_for, tags_of
 from burnish_train import losses
 from burnish_train.config import TrainConfig
@@ -44,8 +45,11 @@ class Tags(Supervised):
     def values(self, example: Example, asked: Asked) -> list[Any]:
         """Return the tag of each token of each window, int64 ``[tokens]``; None for a window where no word begins."""
         at = places(asked.windows)
-        words = np.concatenate([words_of(window) for window in asked.windows])[at]
         offsets = np.concatenate([window.offsets for window in asked.windows if window.offsets is not None])[at]
+        if "tokens" in asked.row:
+            words = token_at(bounds_of(tokens_of(asked.row)), offsets[:, 0])
+        else:
+            words = np.concatenate([words_of(window) for window in asked.windows])[at]
         whole = np.full(len(words), IGNORED, dtype=np.int64)
         heads = np.flatnonzero(np.diff(words, prepend=-1))
         whole[heads] = self._tags(asked.texts[0], example.right, offsets[heads])

@@ -113,7 +113,7 @@ class Scored:
             words = [self.written[a:b] for a, b in itertools.pairwise(edges[first : end + 1].tolist())]
             start, stop = int(self.offsets[edges[first], 0]), int(self.offsets[edges[end] - 1, 1])
             if bounds is not None:
-                start, stop = int(bounds[_token_at(bounds, start), 0]), int(bounds[_token_at(bounds, stop - 1), 1])
+                start, stop = int(bounds[tagged_rows.token_at(bounds, start), 0]), int(bounds[tagged_rows.token_at(bounds, stop - 1), 1])
             found.append(
                 {
                     "entity_group": kind,
@@ -131,8 +131,8 @@ class Scored:
             return np.arange(len(self.scores)), None
         begins, bounds = self.begins, None
         if "tokens" in self.row.row:
-            bounds = np.array(tagged_rows.bounds_of(tagged_rows.tokens_of(self.row.row)), dtype=np.int64).reshape(-1, 2)
-            owner = _token_at(bounds, self.offsets[:, 0])
+            bounds = tagged_rows.bounds_of(tagged_rows.tokens_of(self.row.row))
+            owner = tagged_rows.token_at(bounds, self.offsets[:, 0])
             begins = np.diff(owner, prepend=-1) != 0
         heads = np.flatnonzero(begins)
         return heads if len(heads) and not heads[0] else np.append(0, heads), bounds
@@ -153,7 +153,3 @@ class Scored:
     def _word(self, written: list[str], strategy: str) -> str:
         return self.pieces.joined(written) if strategy in BY_WORD else written[0]
 
-
-def _token_at(bounds: Ids, characters: Any) -> Any:
-    """Return which of the row's tokens a character belongs to; the space before a token is its own."""
-    return np.minimum(np.searchsorted(bounds[:, 1], characters, side="right"), len(bounds) - 1)

@@ -10,15 +10,16 @@ Tokens are joined to one text: with spaces, or without where each is one charact
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from burnish_serve.errors import InputError
 from burnish_serve.rows import columns_of, field_text
 from burnish_serve.tasks.tagging import KNOWN, OUTSIDE, is_tag, repaired, runs
-from burnish_serve.tasks.task import Row
+from burnish_serve.tasks.task import Ids, Row
 
 Span = tuple[int, int, str]
 """First character, the one behind the last, label."""
@@ -54,11 +55,16 @@ def delimiter_of(tokens: Sequence[str]) -> str:
     return "" if single and any(first <= token <= last for token in tokens for first, last in UNSPACED) else " "
 
 
-def bounds_of(tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """Return first character of each token and the one behind its last, in their text."""
-    gap = len(delimiter_of(tokens))
-    starts = itertools.accumulate((len(token) + gap for token in tokens), initial=0)
-    return [(start, start + len(token)) for start, token in zip(starts, tokens, strict=False)]
+def bounds_of(tokens: Sequence[str]) -> Ids:
+    """Return first character of each token and the one behind its last, in their text: int64 ``[tokens, 2]``."""
+    lengths = np.array([len(token) for token in tokens], dtype=np.int64)
+    ends = np.cumsum(lengths) + len(delimiter_of(tokens)) * np.arange(len(tokens))
+    return np.stack([ends - lengths, ends], axis=1)
+
+
+def token_at(bounds: Ids, characters: Any) -> Any:
+    """Return which of a row's tokens a character belongs to; the space before a token is its own."""
+    return np.minimum(np.searchsorted(bounds[:, 1], characters, side="right"), len(bounds) - 1)
 
 
 def right(row: Row, asked: Mapping[str, Any], column: str, where: str) -> tuple[Span, ...]:
@@ -91,7 +97,7 @@ def _from_tags(tokens: Sequence[str], tags: Any, column: str, where: str) -> tup
             f"{where}: column {column!r} has {len(tags)} tags for {len(tokens)} tokens; each needs one: {_shown(tags)}"
         )
     bounds = bounds_of(tokens)
-    spans = [(bounds[first][0], bounds[end - 1][1], kind) for first, end, kind in runs(tags)]
+    spans = [(int(bounds[first, 0]), int(bounds[end - 1, 1]), kind) for first, end, kind in runs(tags)]
     for start, end, kind in spans:
         if start == end:
             raise InputError(f"{where}: a tag of {kind!r} in column {column!r} stands on an empty token")
