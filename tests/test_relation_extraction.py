@@ -253,6 +253,7 @@ def test_the_head_has_a_column_for_each_number_of_each_vector(tmp_path):
         ({"class_weights": "sqrt", "task": "regression"}, "'sqrt' is for tasks that give labels, not regression"),
         ({"class_weights": "sqrt", "task": "question-answering"}, "for tasks that give labels, not question-answering"),
         ({"tag_scheme": "BIOES"}, "'BIOES' is for token-classification, not text-classification"),
+        ({"label_inner_words": False}, "label_inner_words is for token-classification, not text-classification"),
     ],
 )
 def test_a_setting_that_a_task_has_no_use_for_is_said(settings, said, tmp_path):

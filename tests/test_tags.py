@@ -49,10 +49,18 @@ def test_the_first_piece_of_each_word_gets_the_tag_of_its_span(tmp_path):
     assert found == ["", "O", "B-a", "", "E-a", "", "O", "S-b", "", "O", "O", ""]
 
 
-def test_of_a_row_of_tokens_each_gets_one_tag(tmp_path):
+@pytest.mark.parametrize(
+    ("inner", "tags"),
+    [
+        (True, ["", "O", "B-a", "", "I-a", "", "I-a", "I-a", "", "O", "O", ""]),
+        (False, ["", "O", "B-a", "", "I-a", "", "", "", "", "O", "", ""]),
+    ],
+)
+def test_of_a_rows_token_each_word_gets_a_tag_or_the_first_alone(tmp_path, inner, tags):
     tokens = ["We", "wakes", "songs-raining", "now!"]  # [CLS] we wake ##s song ##s - rain ##ing now ! [SEP]
-    *_, (found,) = target_on(" ".join(tokens), ((3, 22, "a"),), tokens=tokens, tmp_path=tmp_path)
-    assert found == ["", "O", "B-a", "", "I-a", "", "", "", "", "O", "", ""]
+    right = ((3, 22, "a"),)
+    *_, (found,) = target_on(" ".join(tokens), right, tokens=tokens, tmp_path=tmp_path, label_inner_words=inner)
+    assert found == tags
 
 
 @pytest.mark.parametrize("tokens", [None, ["home", "home", "home"]])
@@ -62,6 +70,7 @@ def test_pieces_that_hold_the_space_before_them_are_tagged_too(tmp_path, trim_of
         "home home home",
         ((5, 9, "a"),),
         tokens=tokens,
+        label_inner_words=False,
         tmp_path=tmp_path,
         tokenizer=lambda: byte_level(trim_offsets=trim_offsets),
     )

@@ -76,6 +76,11 @@ class TrainConfig:
         default="BIO",
         choices=SCHEMES,
     )
+    label_inner_words: bool = setting(
+        "of rows of tokens: learn each word that the tokenizer makes of one (@ada is two), as texts are answered; "
+        "or the first alone",
+        default=True,
+    )
     reject_label: str | None = setting(
         "the answer to texts that no label fits, such as oos; given where the best label's score is too low",
         default=None,
@@ -125,6 +130,8 @@ class TrainConfig:
             raise InputError(f"word_dropout is not for {self.task}, which hides tokens by mlm_probability")
         if self.tag_scheme != "BIO" and not tags:
             raise InputError(f"tag_scheme {self.tag_scheme!r} is for token-classification, not {self.task}")
+        if not self.label_inner_words and not tags:
+            raise InputError(f"label_inner_words is for token-classification, not {self.task}")
         if self.pooling not in POOLINGS:
             return  # the architecture's own head; or what is said where settings are read
         missing = set(POOLINGS[self.pooling].tokens) - set(task.tokens)

@@ -1,8 +1,8 @@
 """What a tagger learns from: a tag for the first token of each word, by the span that the word begins in.
 
-Words are the row's own tokens, or else those that the tokenizer makes: what answers are put together from. Other tokens
-of a word, special ones and padding count for nothing (Devlin et al., 2019, arXiv:1810.04805). A long row is learned
-from in its windows, each token as it stands in the whole text.
+Words are those that the tokenizer makes, or the row's own tokens; of ``@ada`` the former are two. Other tokens of a
+word, special ones and padding count for nothing (Devlin et al., 2019, arXiv:1810.04805). A long row is learned from in
+its windows, each token as it stands in the whole text.
 
 >>> Tags(task, config, ("O", "B-PER", "I-PER"), train).values(example, asked)  # doctest: +SKIP
 [array([-100,    1, -100,    2,    0, -100])]
@@ -46,7 +46,7 @@ class Tags(Supervised):
         """Return the tag of each token of each window, int64 ``[tokens]``; None for a window where no word begins."""
         at = places(asked.windows)
         offsets = np.concatenate([window.offsets for window in asked.windows if window.offsets is not None])[at]
-        if "tokens" in asked.row:
+        if "tokens" in asked.row and not self.config.label_inner_words:
             words = token_at(bounds_of(tokens_of(asked.row)), offsets[:, 0])
         else:
             words = np.concatenate([words_of(window) for window in asked.windows])[at]
