@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from burnish_bench.config import BenchConfig
+from burnish_bench.page import page
 from burnish_bench.report import bench as run
-from burnish_bench.report import write_json
+from burnish_bench.report import write_json, write_text
 from burnish_bench.table import render
 from burnish_serve.cli.options import check_device
 from burnish_serve.cli.verb import Report, verb
@@ -45,5 +46,7 @@ def bench(bundle: str, variants: tuple[str, ...], **given: Any) -> Report:
         data = run(bundle, config, variants=variants, start=start)
     if config.out:
         write_json(config.out, data)
+    if config.html:
+        write_text(config.html, page(data))
     status = 0 if data.get("gate", {}).get("passed", True) else PerformanceGateError.exit_status
     return Report(data, f"{render(data)}\n{json.dumps(data, ensure_ascii=False)}", status)

@@ -54,6 +54,7 @@ class BenchConfig:
         "folder that the bundle was exported from, for peers that run PyTorch", default=None
     )
     out: Path | None = setting("file for the JSON", default=None)
+    html: Path | None = setting("file for a page with tables and plots, which needs no other file", default=None)
     gate: Path | None = setting(
         "figures that --out wrote before: exit status 7 where a variant has become slower", default=None
     )

@@ -55,8 +55,9 @@ def bench(
         BundleError: the bundle is damaged or refused.
         DeviceError: the device cannot be used.
     """
-    if config.out:
-        _check_out(config.out)
+    for flag, path in (("--out", config.out), ("--html", config.html)):
+        if path:
+            _check_place(path, flag)
     saved = read_saved(config.gate) if config.gate else None
     if saved and config.rounds < ROUNDS:
         raise InputError(f"a gate needs {ROUNDS} rounds or more: set --rounds")
@@ -160,20 +161,25 @@ def _about_peer(peer: Peer, model: Runner, workload: Workload) -> dict[str, Any]
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write figures to a file, which appears when it is whole."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, which appears when it is whole."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _check_out(path: Path) -> None:
+def _check_place(path: Path, flag: str) -> None:
     """Refuse a file that cannot be written before the measuring, not after it."""
     if not path.parent.is_dir():
         raise InputError(f"no such folder: {path.parent}")
     if path.is_dir():
-        raise InputError(f"--out is to be a file, and {path} is a folder")
+        raise InputError(f"{flag} is to be a file, and {path} is a folder")
 
 
 def _about(bundle: Bundle, config: BenchConfig, model: Runner) -> dict[str, Any]:

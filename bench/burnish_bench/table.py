@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
 def render(data: Mapping[str, Any]) -> str:
     """Return the report of `burnish_bench.report.bench` as text; ``-`` stands where the samples support no figure."""
-    parts = [_columns(_variant_rows(data))]
+    parts = [
+        _columns(rows) if number == 0 else f"{title}\n{_columns(rows)}"
+        for number, (title, rows) in enumerate(tables(data))
+    ]
+    return "\n\n".join([*parts, notes(data)])
+
+
+def tables(data: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield the title and the rows of each table; the first row is its head."""
+    yield "variants", _variant_rows(data)
     if next(iter(data["variants"].values()))["sweep"]:
-        parts.append(
-            "session alone, random tokens: median ms of a batch (texts a second)\n" + _columns(_cell_rows(data))
-        )
+        yield "session alone, random tokens: median ms of a batch (texts a second)", _cell_rows(data)
     if data["peers"]:
-        parts.append(f"peers, on the same rows with the same threads\n{_columns(_peer_rows(data))}")
+        yield "peers, on the same rows with the same threads", _peer_rows(data)
     if "gate" in data:
-        parts.append("speed against the saved run, in units of the reference\n" + _columns(_gate_rows(data["gate"])))
-    return "\n\n".join([*parts, _notes(data)])
+        yield "speed against the saved run, in units of the reference", _gate_rows(data["gate"])
 
 
 def _variant_rows(data: Mapping[str, Any]) -> list[list[str]]:
@@ -79,7 +85,8 @@ def _gate_rows(gate: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _notes(data: Mapping[str, Any]) -> str:
+def notes(data: Mapping[str, Any]) -> str:
+    """Return what the figures were taken on, in lines."""
     rows, about = data["rows"], data["machine"]
     said = f"{rows['texts']:,} of {rows['source']}, {rows['mean_tokens']:g} tokens each in the mean"
     if rows["source"] == "golden rows":

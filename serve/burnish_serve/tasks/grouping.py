@@ -113,7 +113,8 @@ class Scored:
             words = [self.written[a:b] for a, b in itertools.pairwise(edges[first : end + 1].tolist())]
             start, stop = int(self.offsets[edges[first], 0]), int(self.offsets[edges[end] - 1, 1])
             if bounds is not None:
-                start, stop = int(bounds[tagged_rows.token_at(bounds, start), 0]), int(bounds[tagged_rows.token_at(bounds, stop - 1), 1])
+                begin, last = tagged_rows.token_at(bounds, [start, stop - 1])
+                start, stop = int(bounds[begin, 0]), int(bounds[last, 1])
             found.append(
                 {
                     "entity_group": kind,
@@ -152,4 +153,3 @@ class Scored:
 
     def _word(self, written: list[str], strategy: str) -> str:
         return self.pieces.joined(written) if strategy in BY_WORD else written[0]
-
