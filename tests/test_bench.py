@@ -27,7 +27,7 @@ from burnish_serve.tasks import Asked, Encoded
 from burnish_serve.text import TextEncoder
 
 TINY = Path(__file__).parent / "tiny_bundle"
-QUICK = ("--rounds", "1", "--seconds", "0")
+QUICK = ("--rounds", "1", "--seconds", "0", "--no-cold-start")
 TASK = TASKS["text-classification"]
 
 
@@ -89,7 +89,7 @@ def test_variants_are_measured_in_turns() -> None:
     assert {shape for name, shape in whole if name} == {(2, 4)}
     assert {shape[0] for _, shape in single} == {1}
     assert {shape for _, shape in sweep} == {(3, 5)}
-    assert len(ticks) == num_turns(2, 1, 2) == 14
+    assert len(ticks) == num_turns(dataclasses.replace(config, cold_start=False), variants=2, cells=1) == 14
     assert found["a"].speedup.median == 1.0
     assert found["b"].latency.samples == 2
     assert [(cell.batch_size, cell.length) for cell in found["b"].sweep] == [(3, 5)]
@@ -148,6 +148,8 @@ def test_the_shape_of_the_json(printed: str) -> None:
             "per_reference",
             "behind",
             "latency",
+            "at_rates",
+            "cold",
             "sweep",
         }
         assert set(found["throughput"]) == {"texts_per_second", "low", "high", "rounds"}

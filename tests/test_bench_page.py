@@ -58,7 +58,19 @@ class Page(HTMLParser):
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """Return the JSON and the page of one run with a sweep of four cells and a latency of 20 calls."""
     place = tmp_path_factory.mktemp("page") / "found.html"
-    quick = ("--rounds", "6", "--seconds", "0.2", "--batch-sizes", "1,2", "--lengths", "4,16", "--threads", "1")
+    quick = (
+        "--rounds",
+        "6",
+        "--seconds",
+        "0.2",
+        "--batch-sizes",
+        "1,2",
+        "--lengths",
+        "4,16",
+        "--threads",
+        "1",
+        "--no-cold-start",
+    )
     result = CliRunner().invoke(command, [str(TINY), *quick, "--html", str(place), "--json"])
     assert result.exit_code == 0, result.output
     assert [path.name for path in place.parent.iterdir()] == [place.name]

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import click
 import pytest
@@ -40,7 +42,7 @@ PAGES = [README, CHINESE, CONTRIBUTING, *LOGS, *sorted((ROOT / "docs").glob("*.m
 PARSED_ONLY = ROOT / "docs" / "results.md"
 SLOW_VERBS = {"train", "pretrain", "soup", "export"}
 # Put behind a line's own flags: as few measurements as there can be.
-QUICK = {"bench": ["--seconds", "0", "--rounds", "1"], "export": ["--seconds", "0.01"]}
+QUICK = {name: ["--seconds", "0", "--rounds", "1"] for name in ("bench", "tune")} | {"export": ["--seconds", "0.01"]}
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = {"positive": ("great film", "I love the music", "nice story"), "negative": ("dull film", "bad story", "slow")}
 
@@ -168,7 +170,7 @@ def run(command: Command, folder: Path) -> None:
     if "<" in words:
         words, (source,) = words[: words.index("<")], words[words.index("<") + 1 :]
         given = (folder / source).read_bytes()
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), mock.patch.dict(os.environ, XDG_CACHE_HOME=str(folder / "cache")):
         done = CliRunner().invoke(main, [*words, *QUICK.get(words[0], [])], input=given)
     assert done.exit_code == 0, f"{command} ended with {done.exit_code}: {done.output}"
     if "--out" in words:

@@ -1,4 +1,4 @@
-"""The settings of ``burnish bench``: every field is a flag of the command.
+"""The settings of ``burnish bench`` and ``burnish tune``: every field is a flag of the command.
 
 >>> BenchConfig(batch_sizes="1,8", lengths="16,512").cells(max_length=128)
 [(1, 16), (1, 128), (8, 16), (8, 128)]
@@ -14,12 +14,8 @@ from burnish_serve.providers import DEVICES, PROVIDERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
-    """What to measure, on which rows, and for how long.
-
-    Raises:
-        InputError: a list of sizes is not whole numbers from 1 with commas between them.
-    """
+class TuneConfig:
+    """On which rows to measure, on what, and for how long."""
 
     data: str | None = setting(
         "rows to measure on: .jsonl .csv .tsv .parquet .txt; the bundle's golden rows where none are given",
@@ -42,9 +38,25 @@ class BenchConfig:
         minimum=0,
         below=86_400,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(TuneConfig):
+    """What else to measure.
+
+    Raises:
+        InputError: a list of sizes is not whole numbers from 1 with commas between them.
+    """
+
     sweep: bool = setting("measure batch sizes and lengths too", default=True)
     batch_sizes: str = setting("rows of a batch in the sweep", default="1,8,32")
     lengths: str = setting("tokens of a row in the sweep; at most the bundle's max_length", default="16,64,128")
+    arrival_rates: str = setting(
+        "texts a second that come at random, with commas between rates: how long each then waits", default=""
+    )
+    cold_start: bool = setting(
+        "measure what a fresh process costs too: seconds to its first answer, and memory", default=True
+    )
     compare: bool = setting("measure peers in the same run, on the same rows", default=False)
     peers: str = setting("which of them, with commas between them, or all", default="all")
     peers_python: Path = setting(
@@ -64,6 +76,13 @@ class BenchConfig:
         """Check the lists, whether or not they will be used."""
         _numbers(self.batch_sizes, "batch_sizes")
         _numbers(self.lengths, "lengths")
+        if self.arrival_rates:
+            _numbers(self.arrival_rates, "arrival_rates")
+
+    @property
+    def rates(self) -> list[int]:
+        """Return the rates of arrivals to measure at, in texts a second."""
+        return _numbers(self.arrival_rates, "arrival_rates") if self.arrival_rates else []
 
     def cells(self, max_length: int) -> list[tuple[int, int]]:
         """Return ``(batch size, length in tokens)`` of each cell of the sweep, lengths cut at ``max_length``."""

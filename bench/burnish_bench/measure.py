@@ -1,8 +1,9 @@
-"""The three measurements of a bundle, each with all its variants in turns.
+"""The measurements of a bundle, each with all its variants in turns.
 
 Throughput is a whole call on all rows, with tokenization and decoding. Latency is the same with one row a call, one
 call after the other. The sweep of batch sizes and lengths is the session alone, on random tokens without padding: what
-the model costs apart from everything around it.
+the model costs apart from everything around it. Fresh processes tell what a start costs, and arrivals at random how
+long texts wait under a load.
 
 >>> found = measure_variants(models, rows, BenchConfig(), baseline="fp32", reference=call)  # doctest: +SKIP
 """
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from burnish_bench.arrivals import AtRate, at_rate
+from burnish_bench.cold import Cold, ColdStart
 from burnish_bench.config import BenchConfig
 from burnish_bench.peers import Peer
 from burnish_bench.workload import random_batch
@@ -53,12 +56,15 @@ class Measured:
     behind: Estimate
     """Throughput of the leader over its own, round by round."""
     latency: Latency
+    at_rates: tuple[AtRate, ...]
+    cold: Cold | None
     sweep: tuple[Cell, ...]
 
 
-def num_turns(num_variants: int, num_cells: int, rounds: int, num_peers: int = 0) -> int:
+def num_turns(config: BenchConfig, *, variants: int, cells: int, peers: int = 0) -> int:
     """Return how often `measure_variants` calls ``tick``."""
-    return (num_variants * (2 + num_cells) + 2 * num_peers + 1) * rounds
+    own = 2 + cells + len(config.rates) + config.cold_start
+    return (variants * own + 2 * peers + 1) * config.rounds
 
 
 def measure_variants(
@@ -70,6 +76,7 @@ def measure_variants(
     leader: str,
     reference: Callable[[], object],
     peers: Mapping[str, Peer] | None = None,
+    starts: Mapping[str, ColdStart] | None = None,
     cells: Sequence[tuple[int, int]] = (),
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, Measured]:
@@ -83,6 +90,7 @@ def measure_variants(
         leader: the variant whose throughput is divided by the others'.
         reference: fixed work, timed in turns with the throughput of all.
         peers: others that answer the same rows, each in its own process.
+        starts: what starts a fresh process with a variant, by name.
         cells: batch sizes with their lengths in tokens.
         tick: called after each turn, for a progress bar.
     """
@@ -90,8 +98,8 @@ def measure_variants(
     others = dict(peers or {})
     calls: dict[str, Callable[[], object]] = {name: partial(model, rows) for name, model in models.items()}
     whole = timed({**calls, **others, REFERENCE: reference}, seconds=config.seconds)
-    alone = {name: _one_by_one(model, [[row] for row in rows]) for name, model in models.items()}
-    theirs = {name: _one_by_one(other.alone, range(len(rows))) for name, other in others.items()}
+    alone = {name: one_by_one(model, [[row] for row in rows]) for name, model in models.items()}
+    theirs = {name: one_by_one(other.alone, range(len(rows))) for name, other in others.items()}
     single = timed({**alone, **theirs}, seconds=config.seconds)
     encoded = next(iter(models.values())).encode(rows)
     sweeps: dict[str, list[Cell]] = {name: [] for name in (*models, *others)}
@@ -100,6 +108,10 @@ def measure_variants(
         calls = {name: _session_run(model, batch) for name, model in models.items()}
         for name, samples in timed(calls, seconds=config.seconds / len(cells)).items():
             sweeps[name].append(_cell(batch_size, length, samples))
+    waits = [
+        at_rate(models, rows, rate, rounds=config.rounds, seconds=config.seconds, tick=tick) for rate in config.rates
+    ]
+    timed(starts or {}, seconds=0)
     return {
         name: Measured(
             throughput=throughput(whole[name], len(rows)),
@@ -107,13 +119,15 @@ def measure_variants(
             per_reference=speedup(whole[name], whole[REFERENCE]),
             behind=speedup(whole[leader], whole[name]),
             latency=latency(single[name]),
+            at_rates=tuple(found[name] for found in waits if name in found),
+            cold=starts[name].result() if starts and name in starts else None,
             sweep=tuple(sweeps[name]),
         )
         for name in (*models, *others)
     }
 
 
-def _one_by_one(answer: Callable[[Any], object], rows: Sequence[Any]) -> Callable[[], object]:
+def one_by_one(answer: Callable[[Any], object], rows: Sequence[Any]) -> Callable[[], object]:
     """Return a call that answers the next row, in a circle."""
     following = itertools.cycle(rows)
     return lambda: answer(next(following))

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from burnish_bench.cold import ColdStart
 from burnish_bench.config import BenchConfig
 from burnish_bench.gate import ROUNDS, gate, read_saved
 from burnish_bench.measure import measure_variants, num_turns
 from burnish_bench.peers import NAMES, Peer, started
 from burnish_bench.reference import reference
-from burnish_bench.workload import Workload, golden_workload, read_workload
+from burnish_bench.workload import Workload, workload_of
 from burnish_serve import batching, machine
 from burnish_serve.bundle import MANIFEST, Bundle, Manifest, describe_file
 from burnish_serve.choice import choose
@@ -66,10 +67,7 @@ def bench(
     names = list(dict.fromkeys(variants)) or list(manifest.variants)
     if unknown := [name for name in names if name not in manifest.variants]:
         raise InputError(f"{folder} has no variant {unknown[0]!r}; it has: {', '.join(manifest.variants)}")
-    if config.data is None:
-        workload = golden_workload(bundle)
-    else:
-        workload = read_workload(config.data, task, max_rows=config.max_rows, text_column=config.text_column)
+    workload = workload_of(bundle, config)
     models = {
         name: open_runner(bundle, device=config.device, provider=config.provider, variant=name, threads=config.threads)
         for name in names
@@ -79,7 +77,7 @@ def bench(
     provider, threads = models[baseline].provider or CPU, config.threads or machine.num_threads()
     leader = leader_of(manifest, names, provider)
     with _peers(bundle, config, workload, models[leader], threads) as peers:
-        tick = start(num_turns(len(models), len(cells), config.rounds, len(peers)))
+        tick = start(num_turns(config, variants=len(models), cells=len(cells), peers=len(peers)))
         found = measure_variants(
             models,
             workload.rows,
@@ -88,6 +86,7 @@ def bench(
             leader=leader,
             reference=reference(provider, threads),
             peers=peers,
+            starts=_starts(folder, config, workload, names) if config.cold_start else None,
             cells=cells,
             tick=tick,
         )
@@ -117,6 +116,16 @@ def leader_of(manifest: Manifest, names: Sequence[str], provider: str) -> str:
     """Return the variant that the peers are compared with: the one that `load` takes, where it is measured."""
     taken, _ = choose(manifest, provider, machine.cpu_features(), None)
     return taken if taken in names else names[0]
+
+
+def _starts(folder: str | Path, config: BenchConfig, workload: Workload, names: Sequence[str]) -> dict[str, ColdStart]:
+    """Return what starts a fresh process with each variant."""
+    settings = {"device": config.device, "provider": config.provider, "threads": config.threads}
+    key = config.require_signature
+    return {
+        name: ColdStart(str(folder), workload.rows, variant=name, public_key=key and str(key), **settings)
+        for name in names
+    }
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 def render(data: Mapping[str, Any]) -> str:
     """Return the report of `burnish_bench.report.bench` as text; ``-`` stands where the samples support no figure."""
     parts = [
-        _columns(rows) if number == 0 else f"{title}\n{_columns(rows)}"
+        columns(rows) if number == 0 else f"{title}\n{columns(rows)}"
         for number, (title, rows) in enumerate(tables(data))
     ]
     return "\n\n".join([*parts, notes(data)])
@@ -23,6 +23,13 @@ def tables(data: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
     yield "variants", _variant_rows(data)
     if next(iter(data["variants"].values()))["sweep"]:
         yield "session alone, random tokens: median ms of a batch (texts a second)", _cell_rows(data)
+    if any(found["at_rates"] for found in data["variants"].values()):
+        yield (
+            "texts that come at random: p50, p95 and p99 of the wait in ms (texts a second answered)",
+            _wait_rows(data),
+        )
+    if any(found["cold"] for found in data["variants"].values()):
+        yield "a fresh process: seconds to its first answer, and the most memory it held", _cold_rows(data)
     if data["peers"]:
         yield "peers, on the same rows with the same threads", _peer_rows(data)
     if "gate" in data:
@@ -56,6 +63,29 @@ def _cell_rows(data: Mapping[str, Any]) -> list[list[str]]:
     for cells in zip(*(found["sweep"] for found in variants.values()), strict=True):
         figures = [f"{cell['median_ms']:,.2f} ({cell['texts_per_second']:,.0f})" for cell in cells]
         rows.append([str(cells[0]["batch_size"]), str(cells[0]["length"]), *figures])
+    return rows
+
+
+def _wait_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    variants = data["variants"]
+    rows = [["texts/s", *variants]]
+    for some in zip(*(found["at_rates"] for found in variants.values()), strict=True):
+        figures = [
+            " / ".join(_number(one["latency"][key], 1) for key in ("p50_ms", "p95_ms", "p99_ms"))
+            + f" ({one['answered']:,.0f})"
+            for one in some
+        ]
+        rows.append([f"{some[0]['rate']:,g}", *figures])
+    return rows
+
+
+def _cold_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["variant", "seconds", "95 % interval", "import", "load", "first answer", "MB"]]
+    for name, found in data["variants"].items():
+        cold = found["cold"]
+        parts = [_number(cold[key], 3) for key in ("imports", "load", "first")]
+        memory = _number(cold["peak_mb"], 0)
+        rows.append([name, _number(cold["seconds"]["median"], 3), _interval(cold["seconds"], 3), *parts, memory])
     return rows
 
 
@@ -116,7 +146,7 @@ def _interval(found: Mapping[str, Any], digits: int) -> str:
     return "-" if found["low"] is None else f"{found['low']:,.{digits}f} to {found['high']:,.{digits}f}"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as lines, the first column to the left and all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from burnish_bench.config import TuneConfig
 from burnish_serve.bundle import Bundle
 from burnish_serve.errors import InputError
 from burnish_serve.rows import read_rows
-from burnish_serve.tasks import Asked, Encoded, Row, Task
+from burnish_serve.tasks import Asked, Encoded, Row, Task, task_named
 
 # Golden rows are a handful: repeated to this many texts, a call is long enough to fill several batches.
 GOLDEN_TEXTS = 256
@@ -33,6 +34,14 @@ class Workload:
     """Rows before they were repeated."""
     cut: bool = False
     """Whether the file has more rows than were taken."""
+
+
+def workload_of(bundle: Bundle, config: TuneConfig) -> Workload:
+    """Return the rows that a config names, or the bundle's golden rows; see the two below for errors."""
+    if config.data is None:
+        return golden_workload(bundle)
+    task = task_named(bundle.manifest.task)
+    return read_workload(config.data, task, max_rows=config.max_rows, text_column=config.text_column)
 
 
 def read_workload(path: str, task: Task, *, max_rows: int, text_column: str = "text") -> Workload:

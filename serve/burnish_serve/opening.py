@@ -21,6 +21,7 @@ from burnish_serve.session import CPU, CUDA, Feed, Session, create_session, prov
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import Encoded, task_named
 from burnish_serve.text import encoder_for
+from burnish_serve.tuning import Tuning, place, read
 
 # Padded tokens of one batch where many more than on a CPU are faster (bench/LOG.md).
 BATCH_TOKENS = {CUDA: 8192}
@@ -79,8 +80,12 @@ def open_runner(
     max_batch_tokens: int | None = None,
     on_long: str | None = None,
     for_files: bool = False,
+    tuning: Tuning | None = None,
 ) -> Runner:
-    """Return a runner for a bundle that is open already; see `load`."""
+    """Return a runner for a bundle that is open already; see `load`.
+
+    Without ``tuning`` it is what `burnish_serve.tuning` has of this machine.
+    """
     chosen = provider_for(device, provider)
     if conflict := machine.wheel_conflict():
         warnings.warn(conflict, RuntimeWarning, stacklevel=3)
@@ -92,8 +97,10 @@ def open_runner(
         warnings.warn(remark, RuntimeWarning, stacklevel=3)
     try:
         count = threads or machine.num_threads()
-        several = chosen == CPU and count > 1
-        session, nodes = _open_session(bundle, name, chosen, 1 if several and for_files else count)
+        tuned = tuning or read(place(bundle, name, chosen, count)) or Tuning()
+        several = chosen == CPU and count > 1 and tuned.callers
+        own = 1 if several and for_files else count
+        session, nodes = _open_session(bundle, name, chosen, own, spinning=tuned.spinning)
     except DeviceError as error:
         if device != "auto" or provider is not None:
             raise
@@ -106,9 +113,10 @@ def open_runner(
             max_batch_tokens=max_batch_tokens,
             on_long=on_long,
             for_files=for_files,
+            tuning=tuning,
         )
     path = bundle.path(manifest.variants[name].file)
-    own = (lambda: session) if for_files else (lambda: create_session(path, threads=1))
+    made = (lambda: session) if for_files else (lambda: create_session(path, threads=1))
     task = task_named(manifest.task)
     return Runner(
         task=task,
@@ -119,16 +127,16 @@ def open_runner(
         pad_token_id=manifest.pad_token_id,
         variant=name,
         decoding=manifest.decoding,
-        max_batch_tokens=max_batch_tokens or BATCH_TOKENS.get(chosen, MAX_BATCH_TOKENS),
+        max_batch_tokens=max_batch_tokens or tuned.max_batch_tokens or BATCH_TOKENS.get(chosen, MAX_BATCH_TOKENS),
         provider=chosen,
         nodes=nodes,
-        callers=Callers(own, count) if several else None,
+        callers=Callers(made, count) if several else None,
         pairs=bool(manifest.golden_rows) and not task.apart and all(len(row) == 2 for row in manifest.golden_rows),
     )
 
 
 def _open_session(
-    bundle: Bundle, name: str, provider: str, threads: int | None
+    bundle: Bundle, name: str, provider: str, threads: int, *, spinning: bool
 ) -> tuple[Session, dict[str, int] | None]:
     """Return a variant's session, and how many nodes of a first run were on each provider; on the CPU none is made."""
     manifest = bundle.manifest
@@ -148,6 +156,6 @@ def _open_session(
     path = bundle.path(manifest.variants[name].file)
     if provider != CPU:
         return tried_session(path, first_feed, provider=provider, threads=threads)
-    session = create_session(path, threads=threads)
+    session = create_session(path, threads=threads, spinning=spinning)
     first_feed(session)
     return session, None

@@ -113,20 +113,21 @@ def probe(provider: str) -> str | None:
     return None
 
 
-def create_session(path: str | Path, *, provider: str = CPU, threads: int | None = None) -> Any:
+def create_session(path: str | Path, *, provider: str = CPU, threads: int | None = None, spinning: bool = True) -> Any:
     """Return an ``onnxruntime.InferenceSession`` that runs on the provider asked for.
 
     Args:
         path: an ONNX file.
         provider: the execution provider.
         threads: threads of one run; None for as many as this process may use.
+        spinning: whether threads that wait for work keep their processor busy.
 
     Raises:
         BundleError: the file is not a model that can be loaded.
         DeviceError: the provider does not start, or not with this model.
     """
     try:
-        return _start(str(path), provider, threads)
+        return _start(str(path), provider, threads, spinning=spinning)
     except DeviceError as error:
         raise _sentence(path, provider, error) from error
 
@@ -197,7 +198,7 @@ def count_nodes(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     )
 
 
-def _start(source: str | bytes, provider: str, threads: int | None, profile: str = "") -> Any:
+def _start(source: str | bytes, provider: str, threads: int | None, profile: str = "", *, spinning: bool = True) -> Any:
     """Return a session that says that it runs on the provider.
 
     Raises:
@@ -210,6 +211,8 @@ def _start(source: str | bytes, provider: str, threads: int | None, profile: str
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3 if provider == CPU else 4  # what is wrong is raised, and is long with the others
     if provider == OPENVINO:  # it optimizes by itself, and best what nobody has rewritten before
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Samples = npt.NDArray[np.float64]
+Name = TypeVar("Name", bound=Hashable)
 # A percentile rests on the samples beyond it: with k of them its rank is known to about 1 in sqrt(k), a third at ten.
 SAMPLES_BEYOND = 10
 # ONNX Runtime's threads go on spinning for some 50 ms after a run and would take the processor from the next candidate.
@@ -67,13 +69,13 @@ def measure(call: Callable[[], object], *, rounds: int = 10, seconds: float = 5.
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Name, Callable[[], object]],
     *,
     rounds: int = 10,
     seconds: float = 5.0,
     pause: float = PAUSE,
     tick: Callable[[], object] = lambda: None,
-) -> dict[str, Samples]:
+) -> dict[Name, Samples]:
     """Return the seconds that each call of each candidate took, float64 ``[rounds, calls a turn]`` by name.
 
     In each round every candidate has one turn, in the order given: A B A B and so on, so that a slow minute of the

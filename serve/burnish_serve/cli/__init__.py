@@ -21,6 +21,7 @@ VERBS = {
     "predict": "answer the rows of a file, or texts",
     "evaluate": "score a bundle or a checkpoint on labelled rows",
     "bench": "measure latency and throughput of a bundle",
+    "tune": "keep the settings that are the fastest on this machine",
     "inspect": "show what is in a bundle",
     "verify": "check that a bundle is whole and still answers as it did",
     "doctor": "show what this machine can run",

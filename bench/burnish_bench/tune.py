@@ -1,0 +1,175 @@
+"""Which settings of the runner are the fastest for a bundle on this machine, measured in turns.
+
+A setting is taken over the default only where it is faster by more than noise: the whole 95 % interval of its speed, in
+units of the default's, lies above 1, and its median at `WORTH` at least.
+
+>>> tune("bundle/", TuneConfig(data="rows.jsonl"))["tuning"]  # doctest: +SKIP
+{'max_batch_tokens': 1024, 'callers': True, 'spinning': True}
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from burnish_bench.config import TuneConfig
+from burnish_bench.measure import one_by_one
+from burnish_bench.table import columns
+from burnish_bench.workload import workload_of
+from burnish_serve import machine, tuning
+from burnish_serve.errors import BurnishError
+from burnish_serve.opening import open_runner
+from burnish_serve.runner import Runner
+from burnish_serve.session import CPU
+from burnish_serve.signature import open_signed
+from burnish_serve.timing import Estimate, Samples, interleave, speedup
+from burnish_serve.tuning import Tuning
+
+WORTH = 1.02
+"""A gain below it is not worth another setting than everybody's."""
+# Padded tokens of a batch, in units of the default.
+SIZES = (0.5, 1, 2, 4)
+
+
+def tune(
+    folder: str | Path,
+    config: TuneConfig,
+    *,
+    variant: str | None = None,
+    start: Callable[[int], Callable[[], object]] = lambda turns: lambda: None,
+) -> dict[str, Any]:
+    """Measure, keep the fastest settings for this machine, and return all that was found, as JSON holds it.
+
+    Args:
+        folder: the bundle.
+        config: rows, threads, rounds and seconds.
+        variant: its name; the one that `burnish_serve.load` takes where none is given.
+        start: given the number of turns to come, returns what is called after each, for a progress bar.
+
+    Raises:
+        InputError: there is no such bundle, variant, file, column or row.
+        BundleError: the bundle is damaged or refused.
+        DeviceError: the device cannot be used.
+        BurnishError: the settings cannot be kept.
+    """
+    bundle = open_signed(folder, config.require_signature)
+    workload = workload_of(bundle, config)
+    opened = partial(
+        open_runner,
+        bundle,
+        device=config.device,
+        provider=config.provider,
+        variant=variant,
+        threads=config.threads,
+    )
+    plain = opened(tuning=Tuning())
+    batches, waits = _batches(plain, opened), _waits(plain, opened)
+    tick = start((len(batches) + len(waits)) * config.rounds)
+    timed = partial(interleave, rounds=config.rounds, seconds=config.seconds, tick=tick)
+    speeds = _against(timed({each: partial(model, workload.rows) for each, model in batches.items()}))
+    alone = [[row] for row in workload.rows]
+    delays = _against(timed({each: one_by_one(model, alone) for each, model in waits.items()}))
+    kept = dataclasses.replace(fastest(speeds), spinning=fastest(delays).spinning)
+    provider, threads = plain.provider or CPU, config.threads or machine.num_threads()
+    path = tuning.place(bundle, plain.variant, provider, threads)
+    if path is None:
+        raise BurnishError("there is no home folder to keep the settings in; XDG_CACHE_HOME names one for them")
+    try:
+        tuning.write(path, kept)
+    except OSError as error:
+        where = f"the settings cannot be kept in {path.parent}"
+        raise BurnishError(f"{where}: {error.strerror}; XDG_CACHE_HOME names another folder") from error
+    return {
+        "bundle": str(folder),
+        "variant": plain.variant,
+        "provider": provider,
+        "threads": threads,
+        "rows": {"source": workload.source, "texts": len(workload.rows)},
+        "rounds": config.rounds,
+        "default_batch_tokens": plain.max_batch_tokens,
+        "whole_calls": _told(speeds),
+        "single_rows": _told(delays),
+        "tuning": dataclasses.asdict(kept),
+        "file": str(path),
+    }
+
+
+def fastest(found: Mapping[Tuning, Estimate]) -> Tuning:
+    """Return the settings to take.
+
+    Args:
+        found: speed in units of the default's, of each; the default's own is among them.
+    """
+    better = {
+        each: speed
+        for each, speed in found.items()
+        if speed.low is not None and speed.low > 1 and speed.median >= WORTH
+    }
+    return max(better, key=lambda each: better[each].median) if better else Tuning()
+
+
+def _batches(plain: Runner, opened: Callable[..., Runner]) -> dict[Tuning, Runner]:
+    """Return runners with other batches, the default first."""
+    found = {Tuning(): plain}
+    models = [plain, *([opened(tuning=Tuning(callers=False))] if plain.callers else [])]
+    for model in models:
+        for size in SIZES:
+            tokens = None if size == 1 else max(1, int(plain.max_batch_tokens * size))
+            each = Tuning(max_batch_tokens=tokens, callers=model is plain)
+            found.setdefault(each, _sized(model, tokens))
+    return found
+
+
+def _sized(model: Runner, tokens: int | None) -> Runner:
+    """Return a runner on the same session with batches of another size."""
+    other = copy.copy(model)
+    other.max_batch_tokens = tokens or model.max_batch_tokens
+    return other
+
+
+def _waits(plain: Runner, opened: Callable[..., Runner]) -> dict[Tuning, Runner]:
+    """Return runners whose threads wait in other ways, the default first."""
+    found = {Tuning(): plain}
+    if plain.callers:
+        found[Tuning(spinning=False)] = opened(tuning=Tuning(spinning=False))
+    return found
+
+
+def _against(samples: Mapping[Tuning, Samples]) -> dict[Tuning, Estimate]:
+    """Return speeds in units of the default's, round by round."""
+    return {each: speedup(some, samples[Tuning()]) for each, some in samples.items()}
+
+
+def _told(found: Mapping[Tuning, Estimate]) -> list[dict[str, Any]]:
+    return [{**dataclasses.asdict(each), "speedup": dataclasses.asdict(speed)} for each, speed in found.items()]
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """Return what `tune` found as text for people."""
+    default = data["default_batch_tokens"]
+    rows = [["tokens a batch", "callers", "x default", "95 % interval"]]
+    for one in data["whole_calls"]:
+        callers = data["threads"] if one["callers"] and data["provider"] == CPU else 1
+        rows.append([f"{one['max_batch_tokens'] or default:,}", str(callers), *_speed(one["speedup"])])
+    waits = [["threads that wait", "x default", "95 % interval"]]
+    waits += [["spin" if one["spinning"] else "sleep", *_speed(one["speedup"])] for one in data["single_rows"]]
+    kept = data["tuning"]
+    said = [f"batches of {kept['max_batch_tokens'] or default:,} tokens"]
+    said.append("side by side" if kept["callers"] else "one after another")
+    said.append(f"threads that {'spin' if kept['spinning'] else 'sleep'} while they wait")
+    return "\n\n".join(
+        [
+            f"whole calls on {data['rows']['texts']:,} rows of {data['rows']['source']}\n{columns(rows)}",
+            f"single rows\n{columns(waits)}",
+            f"kept for {data['variant']} with {data['threads']} threads: {', '.join(said)}\n{data['file']}",
+        ]
+    )
+
+
+def _speed(found: Mapping[str, Any]) -> list[str]:
+    low, high = found["low"], found["high"]
+    return [f"{found['median']:.3f}", "-" if low is None else f"{low:.3f} to {high:.3f}"]

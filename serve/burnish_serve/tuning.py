@@ -1,0 +1,87 @@
+"""Settings of the runner that were measured on this machine, kept in a small file for each bundle and machine.
+
+They change how fast a bundle answers and never what. ``burnish tune`` measures and writes them; whoever opens the
+bundle on the same machine reads them. A file that was damaged, or was written on another processor, with other threads,
+another ONNX Runtime or another bundle, is as good as none.
+
+>>> Tuning().max_batch_tokens is None
+True
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish_serve import machine
+from burnish_serve.bundle import MANIFEST, Bundle, describe_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What may differ from machine to machine; the defaults are what is taken where nothing was measured."""
+
+    max_batch_tokens: int | None = None
+    """Padded tokens of one batch at the most; None for what was seen to suit the provider."""
+    callers: bool = True
+    """Whether several batches are computed side by side by one thread each, or one after another by all."""
+    spinning: bool = True
+    """Whether threads that wait for work keep their processor busy."""
+
+
+def place(bundle: Bundle, variant: str, provider: str, threads: int) -> Path | None:
+    """Return where the settings of a variant of a bundle on this machine are kept; None for a user without a home.
+
+    The folder is ``$XDG_CACHE_HOME/burnish/tuning``, or ``~/.cache/burnish/tuning``.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    key = {
+        "manifest": describe_file(bundle.path(MANIFEST)).sha256,
+        "variant": variant,
+        "provider": provider,
+        "threads": threads,
+        "cpu": machine.cpu_name(),
+        "features": machine.cpu_features(),
+        **machine.onnxruntime_wheels(),
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return cache / "burnish" / "tuning" / f"{name}.json"
+
+
+def read(path: Path | None) -> Tuning | None:
+    """Return the settings of a file; None where there is none that holds some."""
+    if path is None:
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())["tuning"]
+        tuning = Tuning(**values)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    tokens = tuning.max_batch_tokens
+    whole = tokens is None or (type(tokens) is int and tokens > 0)
+    return tuning if whole and type(tuning.callers) is type(tuning.spinning) is bool else None
+
+
+def write(path: Path, tuning: Tuning) -> None:
+    """Keep settings in a file, which appears when it is whole.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(json.dumps({"tuning": dataclasses.asdict(tuning)}, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
