@@ -101,6 +101,16 @@ def test_a_fresh_process_is_timed_to_its_first_answer() -> None:
     assert 20 < found.peak_mb < 1_000
 
 
+def test_the_first_process_is_not_counted() -> None:
+    start = ColdStart(str(TINY), ROWS)
+    for seconds in (9.0, 1.0, 2.0):
+        start._seconds.append(seconds)
+        start._parts.append([seconds] * 3)
+    start._peaks += [30.0, 20.0, None]
+    found = start.result()
+    assert (found.seconds.median, found.imports, found.load, found.first, found.peak_mb) == (1.5, 1.5, 1.5, 1.5, 30.0)
+
+
 def test_memory_is_that_of_all_rows() -> None:
     peaks = []
     for rows in (ROWS[:1], [{"text": "great film " * 2_000}] * 2_000):

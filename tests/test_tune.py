@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,11 @@ def planted(seconds: Callable[[Tuning], float]) -> Callable[..., dict[Tuning, An
     """Return what stands for `interleave` with the seconds of each setting; each call is made once."""
 
     def interleave(calls: Mapping[Tuning, Callable[[], object]], *, rounds: int, tick: Callable[[], object], **_: Any):
-        for call in calls.values():
+        for each, call in calls.items():
             call()
+            if isinstance(call, partial):  # of whole calls
+                wanted = each.max_batch_tokens or MAX_BATCH_TOKENS
+                assert (call.func.max_batch_tokens, call.func.callers is not None) == (wanted, each.callers)
         return {each: np.full((rounds, 1), seconds(each)) for each in calls}
 
     return interleave
