@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from burnish_serve.errors import InputError
 from burnish_serve.tasks import Decoding, Reading, task_named
 from burnish_serve.tasks.scores import sigmoid, softmax
 from burnish_serve.tasks.text_classification import calibration_error
-from burnish_train import fitting, losses, probe
+from burnish_train import TrainConfig, fitting, losses, probe, train
+from tiny_model import make_encoder, write_rows
 
 LABELS = ("a", "b", "oos")
 CLASSES = task_named("text-classification")
@@ -216,3 +218,34 @@ def test_a_probe_finds_what_is_linear_whatever_the_loss(kind):
     else:
         probe.fit(head, vectors, lambda logits: losses.cross_entropy(logits, truth.argmax(-1), 0.0))
         assert (head(vectors).argmax(-1) == truth.argmax(-1)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("rows", [400, 30_000])
+def test_a_probe_does_not_lean_on_what_dropout_tears_apart(rows):
+    """Two large elements differ by the label, and a small one says it less clearly, as in encoders fresh from text."""
+    torch.manual_seed(0)
+    labels = torch.arange(rows) % 2
+    large = 5 + torch.randn(rows, 1)
+    vectors = torch.cat([large, large + 0.4 * (labels[:, None] - 0.5), 0.5 * labels[:, None] - 0.25], dim=1)
+    vectors[:, 2] += 0.3 * torch.randn(rows)
+    heads = {}
+    for dropout in (0.0, 0.1):
+        heads[dropout] = torch.nn.Linear(3, 2)
+        probe.fit(heads[dropout], vectors, lambda logits: losses.cross_entropy(logits, labels, 0.0), dropout)
+    assert (heads[0.0](vectors).argmax(-1) == labels).float().mean() > 0.99
+    seen = torch.nn.functional.dropout(vectors, 0.1)
+    with torch.no_grad():
+        loss = {dropout: float(losses.cross_entropy(head(seen), labels, 0.0)) for dropout, head in heads.items()}
+    assert loss[0.1] < math.log(2) < 3 * math.log(2) < loss[0.0]
+
+
+def test_the_probe_is_told_of_the_models_dropout(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(probe, "fit", lambda head, vectors, loss_of, dropout: told.append(dropout))
+    make_encoder(tmp_path / "encoder", dropout=0.25)
+    rows = [{"text": f"great film {number}", "label": "ab"[number % 2]} for number in range(8)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    settings = {"num_train_epochs": 1, "device": "cpu", "task": "text-classification", "pooling": "mean"}
+    model, file = str(tmp_path / "encoder"), str(tmp_path / "rows.jsonl")
+    train(TrainConfig(model=model, train=file, dev=file, out=tmp_path / "run", **settings))
+    assert told == [0.25]

@@ -147,6 +147,7 @@ class TaskTrainer(transformers.Trainer):
             self.model.classifier,
             vectors,
             lambda logits: target.loss(SequenceClassifierOutput(logits=logits), labels, {}),
+            next((layer.p for layer in self.model.children() if isinstance(layer, torch.nn.Dropout)), 0.0),
         )
 
     def _known(self, items: Sequence[Any], target: Supervised) -> tuple[torch.Tensor, torch.Tensor]:
