@@ -360,7 +360,7 @@ def test_predict_and_evaluate_tell_the_provider(runtime, tiny_bundle, tmp_path):
 
 def test_bench_tells_provider_and_nodes(runtime, tiny_bundle):
     runtime(OPENVINO)
-    flags = ["--provider", "openvino", "--rounds", "1", "--seconds", "0", "--no-sweep", "--json"]
+    flags = ["--provider", "openvino", "--rounds", "1", "--seconds", "0", "--no-sweep", "--no-cold-start", "--json"]
     found = json.loads(burnish(tiny_bundle, *flags, command=bench_command).stdout)
     assert found["provider"] == OPENVINO
     assert all(variant["nodes"][OPENVINO] > 3 for variant in found["variants"].values())
