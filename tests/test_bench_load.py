@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_a_process_that_cannot_answer_says_why(tmp_path: Path) -> None:
     start()
     (tmp_path / "bundle" / "tokenizer.json").unlink()
     with pytest.raises(BurnishError, match=r"a fresh process could not answer: .*tokenizer\.json"):
+        start()
+
+
+def test_a_process_that_ends_before_it_was_told_all_is_no_traceback() -> None:
+    start = ColdStart(str(TINY), ROWS, variant="int8")
+    start._command = [sys.executable, "-c", "import os; os.close(0); os.write(2, b'out of memory'); os._exit(1)"]
+    with pytest.raises(BurnishError, match="a fresh process could not answer: out of memory"):
         start()
 
 

@@ -92,7 +92,7 @@ class ColdStart:
             process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
             )
-            with process:
+            with contextlib.suppress(BrokenPipeError), process:  # what was left to say to one that has ended
                 parts = _told(process, self._asked[0])
                 seconds = time.perf_counter() - started
                 peak = _told(process, self._asked[1])
