@@ -112,6 +112,14 @@ def test_the_first_process_is_not_counted() -> None:
     assert (found.seconds.median, found.imports, found.load, found.first, found.peak_mb) == (1.5, 1.5, 1.5, 1.5, 30.0)
 
 
+def test_files_beside_the_user_are_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizers.py").write_text("raise SystemExit('a script of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    start = ColdStart(str(TINY), ROWS, variant="int8", threads=1)
+    start()
+    assert start.result().seconds.median > 0
+
+
 def test_memory_is_that_of_all_rows() -> None:
     peaks = []
     for rows in (ROWS[:1], [{"text": "great film " * 2_000}] * 2_000):

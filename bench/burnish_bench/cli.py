@@ -13,7 +13,7 @@ import click
 from burnish_bench.config import BenchConfig, TuneConfig
 from burnish_bench.page import page
 from burnish_bench.report import bench as run
-from burnish_bench.report import write_json, write_text
+from burnish_bench.report import write_json
 from burnish_bench.table import render
 from burnish_bench.tune import render as render_tuning
 from burnish_bench.tune import tune as find
@@ -21,6 +21,7 @@ from burnish_serve.cli.options import check_device
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import configure, flags
 from burnish_serve.errors import InputError, PerformanceGateError
+from burnish_serve.writing import write_text
 
 Config = TypeVar("Config", bound=TuneConfig)
 
@@ -57,7 +58,7 @@ def bench(bundle: str, variants: tuple[str, ...], **given: Any) -> Report:
 def tune(bundle: str, variant: str | None, **given: Any) -> Report:
     """Measure which settings of the runner are the fastest for a bundle on this machine, and keep them.
 
-    Whoever opens the bundle on this machine from then on takes them. They change how fast it answers and never what.
+    Whoever opens the bundle on this machine from then on takes them. Answers stay what they are, as with other batches.
     """
     config = _configured(TuneConfig, given)
     with _bar("tune") as start:

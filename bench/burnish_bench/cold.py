@@ -24,7 +24,8 @@ from burnish_serve.errors import BurnishError
 from burnish_serve.tasks import Row
 from burnish_serve.timing import Estimate, median_interval
 
-# What the process runs: nothing of it but the runner is imported before the first answer.
+# What the process runs, with -P so that no file of the folder it stands in is taken for a module: nothing but the
+# runner is imported before the first answer.
 PROGRAM = """
 import sys, time
 start = time.perf_counter()
@@ -75,7 +76,7 @@ class ColdStart:
     """
 
     def __init__(self, folder: str, rows: Sequence[Row], **settings: Any) -> None:
-        self._command = [sys.executable, "-c", PROGRAM, json.dumps({"folder": folder, **settings}, default=str)]
+        self._command = [sys.executable, "-P", "-c", PROGRAM, json.dumps({"folder": folder, **settings}, default=str)]
         self._asked = (json.dumps(rows[0]), json.dumps(list(rows)))
         self._seconds: list[float] = []
         self._parts: list[list[float]] = []

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +33,7 @@ from burnish_serve.runner import Runner
 from burnish_serve.session import CPU
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import task_named
+from burnish_serve.writing import write_text
 
 
 def bench(
@@ -171,16 +171,6 @@ def _about_peer(peer: Peer, model: Runner, workload: Workload) -> dict[str, Any]
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write figures to a file, which appears when it is whole."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text to a file, which appears when it is whole."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_place(path: Path, flag: str) -> None:

@@ -1,8 +1,10 @@
 """Settings of the runner that were measured on this machine, kept in a small file for each bundle and machine.
 
-They change how fast a bundle answers and never what. ``burnish tune`` measures and writes them; whoever opens the
-bundle on the same machine reads them. A file that was damaged, or was written on another processor, with other threads,
-another ONNX Runtime or another bundle, is as good as none.
+They change how fast a bundle answers. What it answers they change no more than other batches do: not at all where the
+variant answers the same in any batch, as int8 does, in the last bits in float32, and visibly in dynamic int8, whose
+answers depend on their neighbours anyway. ``burnish tune`` measures and writes them; whoever opens the bundle on the
+same machine reads them. A file that was damaged, or was written on another processor, with other threads, another ONNX
+Runtime or another bundle, is as good as none.
 
 >>> Tuning().max_batch_tokens is None
 True
@@ -10,7 +12,6 @@ True
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,6 +22,7 @@ from typing import Any
 
 from burnish_serve import machine
 from burnish_serve.bundle import MANIFEST, Bundle, describe_file
+from burnish_serve.writing import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,4 @@ def write(path: Path, tuning: Tuning) -> None:
         OSError: the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(json.dumps({"tuning": dataclasses.asdict(tuning)}, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_text(path, json.dumps({"tuning": dataclasses.asdict(tuning)}, indent=1) + "\n")

@@ -169,6 +169,16 @@ class RowWriter:
                 self._partial.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, which appears when it is whole."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _to_parquet(path: Path) -> None:
     """Make a Parquet file of a file of Arrow messages, in its place; each message becomes a row group."""
     import pyarrow
