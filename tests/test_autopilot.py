@@ -19,6 +19,8 @@ from burnish_export.quantize import Recipe
 from burnish_serve import load
 from burnish_serve.bundle import open_bundle
 
+SLOW = Recipe(kept=("layer.0",))  # a graph of another form
+
 
 def candidate(name: str, *, recipe: Recipe | None = Recipe(), **changes) -> Candidate:  # noqa: B008 (it is frozen)
     figures = {"size": 100, "score": 0.9, "error": 0.01, "label_changes": 0, "latency_ms": 1.0, "texts_per_second": 500}
@@ -33,16 +35,22 @@ def outcome(*candidates: Candidate, reference: float | None = 0.9) -> Outcome:
 @pytest.mark.parametrize(
     ("changes", "others", "wanted"),
     [
-        ({"latency_ms": 0.9}, {}, "this"),
-        ({"latency_ms": 0.97}, {"error": 0.001}, "other"),
-        ({"latency_ms": 0.9, "score": 0.894}, {}, "other"),
-        ({"latency_ms": 0.9, "score": 0.8951}, {}, "this"),
+        ({"latency_ms": 0.9}, {"recipe": SLOW}, "this"),
+        ({"latency_ms": 0.97}, {"recipe": SLOW, "error": 0.001}, "other"),
+        ({"latency_ms": 0.9, "score": 0.894}, {"recipe": SLOW}, "other"),
+        ({"latency_ms": 0.9, "score": 0.8951}, {"recipe": SLOW}, "this"),
+        ({"texts_per_second": 560}, {"recipe": SLOW, "error": 0.001}, "this"),
+        ({"texts_per_second": 540}, {"recipe": SLOW, "error": 0.001}, "other"),
+        ({"latency_ms": 0.8}, {"error": 0.001}, "other"),
         ({"size": 60}, {"error": 0.001}, "this"),
         ({"size": 98}, {"error": 0.001}, "other"),
         ({"error": 0.001}, {}, "this"),
-        ({"latency_ms": 1.5, "score": 0.99}, {}, "other"),
+        ({"latency_ms": 1.5, "score": 0.99, "recipe": SLOW}, {}, "other"),
     ],
-    ids=["faster", "noise", "too much lost", "little lost", "smaller", "as small", "closer", "score is no aim"],
+    ids=[
+        *["faster", "noise", "too much lost", "little lost", "faster in batches", "noise in batches", "of one form"],
+        *["smaller", "as small", "closer", "score is no aim"],
+    ],
 )
 def test_the_fastest_inside_the_budget_is_taken(changes, others, wanted):
     ranked = rank(outcome(candidate("this", **changes), candidate("other", **others)), max_drop=0.005)

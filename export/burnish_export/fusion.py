@@ -28,7 +28,7 @@ from burnish_serve.session import DISABLED_OPTIMIZERS, PROVIDERS, import_onnxrun
 QUANTIZED = "quantized products"
 IN_FILE = (PRODUCTS, "LayerNormalization", "Gelu", "Softmax")
 IN_SESSION = ("BiasGelu", "FastGelu", "FusedMatMul", "FusedGemm")
-IN_INTEGERS = (QUANTIZED, "MatMulIntegerToFloat", "DequantizeLinear")
+IN_INTEGERS = (QUANTIZED, "MatMulIntegerToFloat", "QGemm", "DequantizeLinear")
 # Operators that are left where something did not become one, and what they are pieces of.
 PIECES = {"Erf": "Gelu", "Exp": "Softmax", "ReduceMean": "LayerNormalization"}
 HEADS = {
@@ -160,6 +160,7 @@ def _missing(report: Report) -> Iterator[str]:
             if report.expected is not None and counts[name] < report.expected[name]:
                 yield f"the {where} has {counts[name]} {name} where {report.expected[name]} are due"
     if report.int8 is not None:
-        wanted, done, left = (report.int8[name] for name in IN_INTEGERS)
-        if done < wanted or left:
-            yield f"the int8 session has {done} {IN_INTEGERS[1]} where {wanted} are due, and {left} {IN_INTEGERS[2]}"
+        wanted, plain, biased, left = (report.int8[name] for name in IN_INTEGERS)
+        if plain + biased < wanted or left:
+            kernels = " and ".join(f"{report.int8[name]} {name}" for name in IN_INTEGERS[1:3])
+            yield f"the int8 session has {kernels} where {wanted} are due, and {left} {IN_INTEGERS[3]}"

@@ -30,6 +30,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as onnxruntime_dynamic
 
 from burnish_export.calibration import Observed, constant_products, group_name, limits, product_inputs
+from burnish_export.gemm import biases_into_products
 from burnish_export.graph import module_of, save
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # a scale that is not zero
@@ -50,6 +51,11 @@ class Recipe:
     """8, or 7 for processors whose products of bytes saturate."""
     kept: tuple[str, ...] = ()
     """Modules that stay float32, by `calibration.group_name`."""
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """Return what the graph's operators hang on: graphs of one form differ in numbers alone, and take as long."""
+        return self.smoothing > 0, self.embeddings, self.kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +111,7 @@ def quantize_static(path: Path, observed: Mapping[str, Observed], recipe: Recipe
             saturating += can_saturate(weights[key][1], least, most)
     if recipe.embeddings:
         _embeddings_in_bytes(graph)
+    biases_into_products(model)
     _residuals_apart(graph)
     for unused in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[unused]
