@@ -7,13 +7,14 @@
   head of a classifier gave the last bit of a logit its neighbours. As a product it can be int8, which is exact.
 - **A sum over tokens becomes a product with the mask.** ONNX Runtime adds the tokens of one text in another order than
   those of several; a product adds them in their order, and padding adds zeros.
+- **A mask that only hides padding is made in a few operators** (`mask`).
 - **What depends on weights alone is computed here.** DeBERTa projects its table of relative positions in each layer
   anew, whatever the text. Left in the graph, every session would do it when it loads, and int8 would round it twice.
 
 What comes out is held against PyTorch like any other graph.
 
 >>> simplify(model)  # doctest: +SKIP
-{'Gelu': 12, 'constants': 0}
+{'Gelu': 12, 'masks': 1, 'constants': 0}
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
+from burnish_export.mask import plain_mask
 from burnish_serve.session import create_session
 
 NESTED = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -39,6 +41,7 @@ def simplify(model: ir.Model) -> dict[str, int]:
         "Gelu": fuse_gelu(model),
         "Gemm": part_gemm(model.graph),
         "sums": sum_by_product(model.graph),
+        "masks": plain_mask(model),
         "constants": compute_constants(model),
     }
 
