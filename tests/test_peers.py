@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ def test_a_peer_answers_alone_and_says_why_it_fails(bundle, tiny_checkpoint):
     ours = [answer["label"] for answer in load(bundle, variant="fp32", device="cpu")(TEXTS)]
     with started(["transformers"], Path(sys.executable), TEXTS, TEXTS, **told) as peers:
         peer = peers["transformers"]
-        assert [peer.alone(number) for number in (4, 0)] == [ours[4], ours[0]]
+        assert [peer.alone(number).value for number in (4, 0)] == [ours[4], ours[0]]
+        started_at = time.perf_counter()
+        assert 0 < peer().seconds < time.perf_counter() - started_at
         assert set(peer.versions) == {"transformers", "torch"}
         with pytest.raises(BurnishError, match="the peer transformers failed: IndexError"):
             peer.alone(9)

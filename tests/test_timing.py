@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish_serve import timing
-from burnish_serve.timing import interleave, latency, measure, median_interval, percentile, speedup, throughput
+from burnish_serve.timing import Timed, interleave, latency, measure, median_interval, percentile, speedup, throughput
 
 
 class Clock:
@@ -52,6 +52,15 @@ def test_candidates_take_turns() -> None:
     samples = interleave({"a": lambda: log.append("a"), "b": lambda: log.append("b")}, rounds=3, seconds=0, pause=0)
     assert log == ["a", "b", *"ababab"]  # the first two are the warm-up
     assert {name: found.shape for name, found in samples.items()} == {"a": (3, 1), "b": (3, 1)}
+
+
+def test_what_timed_itself_is_believed(clock: Clock) -> None:
+    def ask() -> Timed:
+        clock.now += 5.0
+        return Timed(value="label", seconds=2.0)
+
+    found = interleave({"ours": clock.call("ours", 3.0), "theirs": ask}, rounds=2, seconds=0)
+    assert {name: samples.tolist() for name, samples in found.items()} == {"ours": [[3], [3]], "theirs": [[2], [2]]}
 
 
 def test_a_turn_is_as_many_calls_as_fill_it(clock: Clock) -> None:

@@ -1,7 +1,8 @@
 """Another way to answer texts, in a process of its own: run by a Python that has it and knows nothing of burnish.
 
 The first line of standard input is a JSON object of settings. Each line after it is the number of a text to answer
-alone, or ``all``. Each answer is a line of JSON on standard output: ``{"labels": [...]}``, or ``{"error": "..."}``.
+alone, or ``all``. Each answer is a line of JSON on standard output: ``{"labels": [...], "seconds": 0.1}`` with the time
+between the two, or ``{"error": "..."}``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -234,7 +236,10 @@ def main() -> None:
             texts = json.loads(Path(settings["texts"]).read_text(encoding="utf-8"))
             tell({"versions": {name: importlib.metadata.version(name) for name in packages}})
             for line in sys.stdin:
-                tell({"labels": answer(texts if line.strip() == "all" else [texts[int(line)]])})
+                asked = texts if line.strip() == "all" else [texts[int(line)]]
+                started = time.perf_counter()
+                labels = answer(asked)
+                tell({"labels": labels, "seconds": time.perf_counter() - started})
         except Exception as error:  # whatever a library raises is what its user would see
             tell({"error": f"{type(error).__name__}: {error}"})
 

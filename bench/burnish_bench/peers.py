@@ -1,7 +1,7 @@
 """Peers measured in turns with a bundle, each in a process of its own with a Python that has it.
 
 >>> with started(["transformers"], python, settings) as peers:  # doctest: +SKIP
-...     labels = peers["transformers"]()
+...     labels = peers["transformers"]().value
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from burnish_bench import peer
 from burnish_serve.errors import BurnishError, InputError
+from burnish_serve.timing import Timed
 
 NAMES = tuple(peer.PEERS)
 
@@ -47,15 +48,15 @@ class Peer:
         )
         self.versions: dict[str, str] = self._ask({"peer": name, **settings})["versions"]
 
-    def __call__(self) -> list[str]:
-        """Return the label of each text."""
-        labels: list[str] = self._ask("all")["labels"]
-        return labels
+    def __call__(self) -> Timed:
+        """Return the label of each text, and the seconds that its own process needed."""
+        answer = self._ask("all")
+        return Timed(value=answer["labels"], seconds=answer["seconds"])
 
-    def alone(self, number: int) -> str:
-        """Return the label of one text, answered alone."""
-        label: str = self._ask(number)["labels"][0]
-        return label
+    def alone(self, number: int) -> Timed:
+        """Return the label of one text, answered alone, and the seconds that its own process needed."""
+        answer = self._ask(number)
+        return Timed(value=answer["labels"][0], seconds=answer["seconds"])
 
     def stop(self) -> None:
         """End its process."""

@@ -164,7 +164,7 @@ def _peers(
 def _about_peer(peer: Peer, model: Runner, workload: Workload) -> dict[str, Any]:
     """Return a peer's versions, and the share of its labels that are the leader's."""
     ours = model.answers(model.encode(workload.rows), top_k=1)
-    same = sum(model.task.predicted(answer) == label for answer, label in zip(ours, peer(), strict=True))
+    same = sum(model.task.predicted(answer) == label for answer, label in zip(ours, peer().value, strict=True))
     return {"versions": peer.versions, "agreement": round(same / len(ours), 6)}
 
 

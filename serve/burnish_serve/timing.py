@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,15 @@ Name = TypeVar("Name", bound=Hashable)
 SAMPLES_BEYOND = 10
 # ONNX Runtime's threads go on spinning for some 50 ms after a run and would take the processor from the next candidate.
 PAUSE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What a call gives that took its own time, as one does that asks another process."""
+
+    value: Any
+    seconds: float
+    """Without the way there and back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +93,7 @@ def interleave(
     to fetch back into the caches what the others drove out.
 
     Args:
-        calls: what to time, by name.
+        calls: what to time, by name; one that gives a `Timed` has timed itself.
         rounds: turns of each candidate.
         seconds: time of each candidate in all, warm-up aside; a turn is ``seconds / rounds``.
         pause: seconds of sleep before a turn where there are several candidates.
@@ -176,5 +185,6 @@ def _warm_up(call: Callable[[], object], turn: float) -> float:
 
 def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    found = call()
+    passed = time.perf_counter() - started
+    return found.seconds if isinstance(found, Timed) else passed
