@@ -31,8 +31,8 @@ from burnish_serve.timing import PAUSE, interleave
 
 # int8 must be this many times as fast as float32, alone or in batches, to be worth its difference.
 WORTH = 1.2
-# Times closer than this are taken for equal: graphs of one form were seen to differ by as much in one run.
-NOISE = 1.10
+# Times and sizes closer than this are taken for equal.
+NOISE = 1.05
 SMOOTHING = 0.5
 ROUNDS = 5
 LATENCY_TEXTS = 16
