@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from burnish_export.mask import plain_mask
 from burnish_serve.session import create_session
 
+HEADS = 3
 HIDDEN = float(np.finfo(np.float32).min)
 MASKS = [np.array(rows) for rows in ([[1, 1, 1], [1, 1, 0], [0, 1, 1]], [[1]], [[1, 0, 1, 1, 1], [1, 1, 1, 1, 1]])]
 
@@ -41,18 +42,38 @@ def table(kind: str) -> list:
             helper.make_node("Unsqueeze", ["real", "sides"], ["own"]),
             helper.make_node("And", ["keys", "own"], ["seen"]),
         ]
-    return [*nodes, helper.make_node("Where", ["seen", "zero", "hidden"], ["table"])]
+    nodes.append(helper.make_node("Where", ["seen", "zero", "hidden"], ["table"]))
+    if kind == "by length":
+        nodes[-1:] = [
+            helper.make_node("Cast", ["count"], ["tokens"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["tokens", "hidden"], ["more"]),
+            helper.make_node("Where", ["seen", "zero", "more"], ["table"]),
+        ]
+    return nodes
 
 
-def graph(kind: str, hidden: float = HIDDEN) -> ir.Model:
-    """Return a model that adds the table to scores made of the ids."""
-    nodes = [
-        *table(kind),
+def graph(kind: str, hidden: float = HIDDEN, *, heads: bool = False, scaled: str = "Mul") -> ir.Model:
+    """Return a model that adds the table to scores made of the ids, by a product of several heads or without one."""
+    scores = [
         helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["numbers", "ends"], ["scores"]),
-        helper.make_node("Add", ["scores", "table"], ["masked"]),
+    ]
+    if heads:
+        scores[1:] = [
+            helper.make_node("Unsqueeze", ["numbers", "sides"], ["column"]),
+            helper.make_node("Mul", ["column", "queries_of"], ["query"]),
+            helper.make_node("Mul", ["column", "keys_of"], ["key"]),
+            helper.make_node("Transpose", ["key"], ["turned"], perm=[0, 1, 3, 2]),
+            helper.make_node("MatMul", ["query", "turned"], ["product"], name="attention/MatMul"),
+            helper.make_node(scaled, ["product", "scale"], ["scores"], name="attention/scaled"),
+        ]
+    nodes = [
+        *table(kind),
+        *scores,
+        helper.make_node("Add", ["scores", "table"], ["masked"], name="attention/Add"),
         helper.make_node("Softmax", ["masked"], ["logits"]),
     ]
+    random = np.random.default_rng(1)
     constants = {
         "ends": np.array([1, 2]),
         "sides": np.array([1, 3]),
@@ -62,12 +83,16 @@ def graph(kind: str, hidden: float = HIDDEN) -> ir.Model:
         "window": np.array(128),
         "zero": np.array(0, dtype=np.float32),
         "hidden": np.array(hidden, dtype=np.float32),
+        "queries_of": random.normal(size=(1, HEADS, 1, 4)).astype(np.float32),
+        "keys_of": random.normal(size=(1, HEADS, 1, 4)).astype(np.float32),
+        "scale": np.array(0.5, dtype=np.float32),
     }
     inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "l"]) for n in ("input_ids", "attention_mask")]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 1, "l", "l"])
-    known = helper.make_tensor_value_info("table", TensorProto.FLOAT, ["b", 1, "l", "l"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", HEADS if heads else 1, "l", "l"])
+    known = [helper.make_tensor_value_info("table", TensorProto.FLOAT, ["b", 1, "l", "l"])]
+    known += [helper.make_tensor_value_info("product", TensorProto.FLOAT, ["b", HEADS, "l", "l"])] * heads
     tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    made = helper.make_graph(nodes, "masked", inputs, [logits], tensors, value_info=[known])
+    made = helper.make_graph(nodes, "masked", inputs, [logits], tensors, value_info=known)
     return ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9))
 
 
@@ -91,9 +116,12 @@ def test_a_mask_of_padding_is_made_in_six_operators(tmp_path, hidden):
     assert sum(found.values()) == 6 + 4
 
 
-@pytest.mark.parametrize("kind", ["causal", "window", "both"])
-def test_a_mask_that_is_more_than_that_stays(tmp_path, kind):
-    model = graph(kind)
+@pytest.mark.parametrize(
+    ("kind", "hidden"),
+    [("causal", HIDDEN), ("window", HIDDEN), ("both", HIDDEN), ("by length", -1.0), ("padding", 1.0)],
+)
+def test_a_mask_that_is_more_than_that_stays(tmp_path, kind, hidden):
+    model = graph(kind, hidden)
     before = answers(model, tmp_path / "before.onnx")
     assert plain_mask(model) == 0
     assert "And" in {node.op_type for node in model.graph}
@@ -107,7 +135,63 @@ def test_what_is_added_where_a_token_stands_must_be_nothing():
     assert plain_mask(model) == 0
 
 
+def test_a_table_made_of_a_table_is_one(tmp_path):
+    model = graph("padding")
+    add = next(node for node in model.graph if node.name == "attention/Add")
+    twice = ir.node("Max", [add.inputs[1], add.inputs[1]], name="twice")
+    made, before_it = twice.outputs[0], add.inputs[1]
+    made.name, made.type, made.shape = "twice", before_it.type, before_it.shape
+    model.graph.insert_before(add, twice)
+    add.replace_input_with(1, twice.outputs[0])
+    before = answers(model, tmp_path / "before.onnx")
+    assert plain_mask(model) == 1
+    for one, other in zip(before, answers(model, tmp_path / "after.onnx"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_graph_without_a_mask_has_none_to_replace():
     model = graph("padding")
     model.graph.inputs[1].name = "something_else"
     assert plain_mask(model) == 0
+
+
+@pytest.mark.parametrize("scaled", ["Mul", "Div"])
+def test_a_product_of_queries_and_keys_takes_it_along(tmp_path, scaled):
+    model = graph("padding", heads=True, scaled=scaled)
+    before = answers(model, tmp_path / "before.onnx")
+    assert plain_mask(model) == 1
+    for one, other in zip(before, answers(model, tmp_path / "after.onnx"), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.shape[1] == HEADS
+    found = Counter(node.op_type for node in model.graph)
+    assert (found["Add"], found["Where"], found["MatMul"]) == (0, 1, 1)
+
+
+def test_what_a_softmax_could_leave_something_of_is_added(tmp_path):
+    model = graph("padding", -50.0, heads=True)
+    before = answers(model, tmp_path / "before.onnx")
+    assert plain_mask(model) == 1
+    for one, other in zip(before, answers(model, tmp_path / "after.onnx"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert Counter(node.op_type for node in model.graph)["Add"] == 1
+
+
+def test_scores_that_someone_else_reads_stay_without_it(tmp_path):
+    for name in ("product", "scores"):
+        model = graph("padding", heads=True)
+        value = next(node for node in model.graph if node.outputs[0].name == name).outputs[0]
+        model.graph.append(ir.node("Tanh", [value], name="beside"))
+        assert plain_mask(model) == 1
+        assert Counter(node.op_type for node in model.graph)["Add"] == 1, name
+    model = graph("padding", heads=True)
+    model.graph.outputs.append(next(node for node in model.graph if node.name == "attention/Add").outputs[0])
+    assert plain_mask(model) == 1
+    assert Counter(node.op_type for node in model.graph)["Add"] == 1
+
+
+@pytest.mark.parametrize("scale", [-0.5, 0.0])
+def test_a_scale_must_be_above_nothing(scale):
+    model = graph("padding", heads=True)
+    model.graph.initializers["scale"].const_value = ir.tensor(np.array(scale, dtype=np.float32))
+    assert plain_mask(model) == 1
+    assert Counter(node.op_type for node in model.graph)["Add"] == 1

@@ -5,6 +5,10 @@ can be written; exported, that is a table of indices and a look-up. Most encoder
 Whether they do is not read off the operators: what a graph makes of its mask is computed for several masks and lengths,
 and only where it is always nothing for a token and one number for padding, the same for each query, is it replaced.
 
+Nor need it be added to the scores of all pairs of tokens, which are the largest thing in a long text's attention: as
+one more channel of the keys, beside a channel of ones in the queries, it is added inside of their product. The last bit
+of a score stays the same, for the channel is the last of a sum that begins as before.
+
 >>> plain_mask(model)  # doctest: +SKIP
 1
 """
@@ -23,18 +27,20 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from burnish_serve.session import create_session
 
 MASK = "attention_mask"
+# Of a number as small as this nothing is left behind a softmax, whatever scale it went through.
+SURELY_NOTHING = -1e30
 Numbers = npt.NDArray[np.float32]
 
 
 def plain_mask(model: ir.Model) -> int:
-    """Make six operators of each table ``[batch, 1, length, length]`` that only hides padding; return how many."""
+    """Make a few operators of each table ``[batch, 1, length, length]`` that only hides padding; return how many."""
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == MASK), None)
     tables = [] if mask is None else _tables(graph, mask)
     done = 0
     for table, hidden in zip(tables, _what_is_hidden(model, tables), strict=True):
         if mask is not None and hidden is not None:
-            _replace(graph, mask, table, hidden, done)
+            _replace(_Maker(graph, mask, table.producer(), f"mask_{done}"), table, hidden)
             done += 1
     RemoveUnusedNodesPass()(model)
     return done
@@ -55,7 +61,7 @@ def _tables(graph: ir.Graph, mask: ir.Value) -> list[ir.Value]:
         for node in graph
         for value in node.outputs
         if value in masks
-        and value.dtype == ir.DataType.FLOAT
+        and True
         and value.shape is not None
         and len(value.shape) == 4
         and any(reader.outputs[0] not in masks for reader, _ in value.uses())
@@ -103,31 +109,96 @@ def _hidden_in(table: Numbers, mask: npt.NDArray[np.int64]) -> float | None:
     return hidden if hidden < 0 and np.array_equal(table, np.broadcast_to(wanted, table.shape)) else None
 
 
-def _replace(graph: ir.Graph, mask: ir.Value, table: ir.Value, hidden: float, number: int) -> None:
-    """Put a table made in a few steps in the place of another."""
+class _Maker:
+    """Makes nodes at the head of a graph, behind one another, that read the mask alone.
 
-    def constant(name: str, array: Any) -> ir.Value:
-        tensor = ir.tensor(array, name=f"mask_{number}_{name}")
+    Args:
+        graph: the graph.
+        mask: its ``attention_mask``.
+        origin: the node whose notes they take over.
+        name: what their names begin with.
+    """
+
+    def __init__(self, graph: ir.Graph, mask: ir.Value, origin: ir.Node | None, name: str) -> None:
+        self.graph, self.mask, self.origin, self.name = graph, mask, origin, name
+        self.first = graph[0]
+        self.count = 0
+
+    def constant(self, array: Any) -> ir.Value:
+        """Return a constant."""
+        self.count += 1
+        tensor = ir.tensor(array, name=f"{self.name}_{self.count}")
         value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        graph.register_initializer(value)
+        self.graph.register_initializer(value)
         return value
 
-    wide = ir.node("Unsqueeze", [mask, constant("axes", np.array([1, 2]))])
-    real = ir.node("Cast", [wide.outputs[0]], attributes={"to": ir.DataType.BOOL})
-    row = ir.node("Where", [real.outputs[0], constant("token", np.float32(0)), constant("padding", np.float32(hidden))])
-    length = ir.node("Shape", [mask], attributes={"start": 1})
-    shape = ir.node(
-        "Concat",
-        [constant("before", np.array([1, 1])), length.outputs[0], constant("behind", np.array([1]))],
-        attributes={"axis": 0},
-    )
-    full = ir.node("Expand", [row.outputs[0], shape.outputs[0]])  # a row for each query: what adds it is faster so
-    made = [wide, real, row, length, shape, full]
-    maker = table.producer()
-    for node in made:
-        node.outputs[0].name = f"mask_{number}_{node.op_type.lower()}"
-        if maker is not None:
-            node.metadata_props.update(maker.metadata_props)
-    full.outputs[0].type, full.outputs[0].shape = table.type, table.shape
-    graph.insert_before(graph[0], made)
-    ir.convenience.replace_all_uses_with(table, full.outputs[0])
+    def node(self, kind: str, *inputs: ir.Value, before: ir.Node | None = None, **attributes: Any) -> ir.Value:
+        """Return what a new node gives."""
+        self.count += 1
+        node = ir.node(kind, inputs, attributes=attributes)
+        node.outputs[0].name = f"{self.name}_{self.count}_{kind.lower()}"
+        origin = before or self.origin
+        if origin is not None:
+            node.metadata_props.update(origin.metadata_props)
+        self.graph.insert_before(before or self.first, node)
+        return node.outputs[0]
+
+
+def _replace(make: _Maker, table: ir.Value, hidden: float) -> None:
+    """Put what is made in a few steps in the place of a table: a channel of the keys, or a smaller table."""
+    wide = make.node("Unsqueeze", make.mask, make.constant(np.array([1, 2])))
+    real = make.node("Cast", wide, to=ir.DataType.BOOL)
+    row = make.node("Where", real, make.constant(np.float32(0)), make.constant(np.float32(hidden)))
+    channels: dict[int, tuple[ir.Value, ir.Value]] = {}
+    for reader, _ in list(table.uses()):
+        product = _product_behind(reader, table) if hidden <= SURELY_NOTHING else None
+        if product is None:
+            continue
+        heads = int(product.outputs[0].shape[1])
+        if heads not in channels:
+            channels[heads] = _channels(make, row, heads)
+        for place, (channel, axis) in enumerate(zip(channels[heads], (3, 2), strict=True)):
+            product.replace_input_with(
+                place, make.node("Concat", product.inputs[place], channel, before=product, axis=axis)
+            )
+        scores = next(value for value in reader.inputs if value is not table)
+        ir.convenience.replace_all_uses_with(reader.outputs[0], scores)
+        make.graph.remove(reader, safe=True)
+    length = make.node("Shape", make.mask, start=1)
+    one = make.constant(np.array([1]))
+    shape = make.node("Concat", make.constant(np.array([1, 1])), length, one, axis=0)
+    full = make.node("Expand", row, shape)  # a row for each query: what adds it is faster so
+    full.type, full.shape = table.type, table.shape
+    ir.convenience.replace_all_uses_with(table, full)
+
+
+def _product_behind(add: ir.Node, table: ir.Value) -> ir.Node | None:
+    """Return the product ``[batch, heads, length, length]`` that the table is added to, scaled or not; or None."""
+    others = [value for value in add.inputs if value is not table]
+    if add.op_type != "Add" or len(others) != 1 or add.outputs[0].is_graph_output():
+        return None
+    scores = others[0]
+    node = scores.producer()
+    while node is not None and node.op_type in {"Mul", "Div"} and _is_positive_number(node.inputs[1]):
+        scores = node.inputs[0]
+        node = scores.producer()
+    shape = None if node is None else node.outputs[0].shape
+    if node is None or node.op_type != "MatMul" or shape is None or len(shape) != 4 or not isinstance(shape[1], int):
+        return None
+    alone = len(list(node.outputs[0].uses())) == 1 == len(list(others[0].uses()))
+    return node if alone and all(value.const_value is None for value in node.inputs) else None
+
+
+def _channels(make: _Maker, row: ir.Value, heads: int) -> tuple[ir.Value, ir.Value]:
+    """Return ones for queries, ``[batch, heads, length, 1]``, and the mask for keys, ``[batch, heads, 1, length]``."""
+    batch, length = make.node("Shape", make.mask, start=0, end=1), make.node("Shape", make.mask, start=1)
+    one = make.constant(np.array([1]))
+    shape = make.node("Concat", batch, make.constant(np.array([heads])), length, one, axis=0)
+    ones = make.node("Expand", make.constant(np.ones((1, 1, 1, 1), dtype=np.float32)), shape)
+    return ones, make.node("Expand", row, make.constant(np.array([1, heads, 1, 1])))
+
+
+def _is_positive_number(value: ir.Value | None) -> bool:
+    """Return whether a value is one constant number above 0."""
+    number = None if value is None or value.const_value is None else value.const_value.numpy()
+    return number is not None and number.size == 1 and float(number.reshape(())) > 0
