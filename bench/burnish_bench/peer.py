@@ -210,7 +210,7 @@ PEERS: dict[str, tuple[Callable[[dict[str, Any]], Answer], tuple[str, ...]]] = {
     "optimum-onnx int8": (optimum_int8, ("optimum-onnx", "onnxruntime")),
     "openvino int8": (openvino_int8, ("openvino", "nncf")),
     "openvino int8+bf16": (lambda settings: openvino_int8(settings, precision="bf16"), ("openvino", "nncf")),
-    "openvino int8, streams": (
+    "openvino int8 streams": (
         lambda settings: openvino_int8(settings, streams=settings["threads"]),
         ("openvino", "nncf"),
     ),

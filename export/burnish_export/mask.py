@@ -158,9 +158,12 @@ def _replace(make: _Maker, table: ir.Value, hidden: float) -> None:
         if heads not in channels:
             channels[heads] = _channels(make, row, heads)
         for place, (channel, axis) in enumerate(zip(channels[heads], (3, 2), strict=True)):
-            product.replace_input_with(
-                place, make.node("Concat", product.inputs[place], channel, before=product, axis=axis)
-            )
+            value = product.inputs[place]
+            wider = make.node("Concat", value, channel, before=product, axis=axis)
+            if value.shape is not None and isinstance(value.shape[axis], int):
+                wider.type = value.type
+                wider.shape = ir.Shape([size + 1 if other == axis else size for other, size in enumerate(value.shape)])
+            product.replace_input_with(place, wider)
         scores = next(value for value in reader.inputs if value is not table)
         ir.convenience.replace_all_uses_with(reader.outputs[0], scores)
         make.graph.remove(reader, safe=True)

@@ -8,6 +8,7 @@
 - **A sum over tokens becomes a product with the mask.** ONNX Runtime adds the tokens of one text in another order than
   those of several; a product adds them in their order, and padding adds zeros.
 - **A mask that only hides padding is made in a few operators** (`mask`).
+- **Where only the first token's vector is read, the last layer computes no other** (`first`).
 - **What depends on weights alone is computed here.** DeBERTa projects its table of relative positions in each layer
   anew, whatever the text. Left in the graph, every session would do it when it loads, and int8 would round it twice.
 
@@ -29,6 +30,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
+from burnish_export.first import first_token_alone
 from burnish_export.mask import plain_mask
 from burnish_serve.session import create_session
 
@@ -42,6 +44,7 @@ def simplify(model: ir.Model) -> dict[str, int]:
         "Gemm": part_gemm(model.graph),
         "sums": sum_by_product(model.graph),
         "masks": plain_mask(model),
+        "first": first_token_alone(model.graph),
         "constants": compute_constants(model),
     }
 
