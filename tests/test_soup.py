@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,6 +133,7 @@ def test_what_does_not_go_together_is_said_and_nothing_is_written(member, make_c
     fewer = make_checkpoint(train=str(write_rows(tmp_path / "fewer.jsonl", small)), test=None)
     for members, message in (
         ([one], "two checkpoints or more"),
+        ([one, Path(__file__).with_name("tiny_bundle")], "is a bundle, and a checkpoint is wanted, such as the folder"),
         ([one, one], "two checkpoints or more"),
         ([one, member(2, pooling="mean")], "they differ in pooling"),
         ([one, fewer], "they differ in labels"),

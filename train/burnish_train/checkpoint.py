@@ -20,6 +20,7 @@ import transformers
 from safetensors import SafetensorError
 
 from burnish_serve import machine
+from burnish_serve.bundle import is_bundle
 from burnish_serve.errors import InputError
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, Logits, Task, task_named
@@ -234,6 +235,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if is_bundle(folder):
+            wanted = "a checkpoint is wanted, such as the folder that it was exported from"
+            raise InputError(f"{folder} is a bundle, and {wanted}") from error
         raise InputError(f"{folder} is neither a bundle nor a checkpoint of burnish: it has no {RECORD}") from error
     except ValueError as error:
         raise InputError(f"{folder / RECORD} is damaged: it is not JSON") from error
