@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from burnish_export.mask import plain_mask
+from burnish_export.mask import mask_into_products, plain_mask
 from burnish_serve.session import create_session
 
 HEADS = 3
@@ -160,38 +160,48 @@ def test_a_product_of_queries_and_keys_takes_it_along(tmp_path, scaled):
     model = graph("padding", heads=True, scaled=scaled)
     before = answers(model, tmp_path / "before.onnx")
     assert plain_mask(model) == 1
-    for one, other in zip(before, answers(model, tmp_path / "after.onnx"), strict=True):
+    assert mask_into_products(ir.load(tmp_path / "before.onnx")) == 0, "it is not the plain one"
+    answers(model, tmp_path / "plain.onnx")
+    again = ir.load(tmp_path / "plain.onnx")
+    assert mask_into_products(again) == 1
+    for one, other in zip(before, answers(again, tmp_path / "after.onnx"), strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.shape[1] == HEADS
-    found = Counter(node.op_type for node in model.graph)
+    found = Counter(node.op_type for node in again.graph)
     assert (found["Add"], found["Where"], found["MatMul"]) == (0, 1, 1)
 
 
-def test_what_a_softmax_could_leave_something_of_is_added(tmp_path):
-    model = graph("padding", -50.0, heads=True)
-    before = answers(model, tmp_path / "before.onnx")
+def left(model: ir.Model) -> int:
+    """Return how many sums are left once the masks are plain and have gone into products where they may."""
     assert plain_mask(model) == 1
-    for one, other in zip(before, answers(model, tmp_path / "after.onnx"), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert Counter(node.op_type for node in model.graph)["Add"] == 1
+    mask_into_products(model)
+    return Counter(node.op_type for node in model.graph)["Add"]
 
 
-def test_scores_that_someone_else_reads_stay_without_it(tmp_path):
+def test_what_a_softmax_could_leave_something_of_is_added():
+    assert left(graph("padding", -50.0, heads=True)) == 1
+
+
+def test_scores_of_no_product_are_added_to():
+    assert left(graph("padding")) == 1
+
+
+def test_scores_that_someone_else_reads_stay_without_it():
     for name in ("product", "scores"):
         model = graph("padding", heads=True)
         value = next(node for node in model.graph if node.outputs[0].name == name).outputs[0]
-        model.graph.append(ir.node("Tanh", [value], name="beside"))
-        assert plain_mask(model) == 1
-        assert Counter(node.op_type for node in model.graph)["Add"] == 1, name
+        beside = ir.node("Tanh", [value], name="beside")
+        beside.outputs[0].name = "beside"
+        model.graph.append(beside)
+        model.graph.outputs.append(beside.outputs[0])
+        assert left(model) == 1, name
     model = graph("padding", heads=True)
     model.graph.outputs.append(next(node for node in model.graph if node.name == "attention/Add").outputs[0])
-    assert plain_mask(model) == 1
-    assert Counter(node.op_type for node in model.graph)["Add"] == 1
+    assert left(model) == 1
 
 
 @pytest.mark.parametrize("scale", [-0.5, 0.0])
 def test_a_scale_must_be_above_nothing(scale):
     model = graph("padding", heads=True)
     model.graph.initializers["scale"].const_value = ir.tensor(np.array(scale, dtype=np.float32))
-    assert plain_mask(model) == 1
-    assert Counter(node.op_type for node in model.graph)["Add"] == 1
+    assert left(model) == 1

@@ -7,7 +7,8 @@ and only where it is always nothing for a token and one number for padding, the 
 
 Nor need it be added to the scores of all pairs of tokens, which are the largest thing in a long text's attention: as
 one more channel of the keys, beside a channel of ones in the queries, it is added inside of their product. The last bit
-of a score stays the same, for the channel is the last of a sum that begins as before.
+of a score stays the same, for the channel is the last of a sum that begins as before. That is done to our int8 alone:
+the float32 graph is also what others quantize, and a channel of -3e38 would be all that their ranges hold.
 
 >>> plain_mask(model)  # doctest: +SKIP
 1
@@ -33,14 +34,14 @@ Numbers = npt.NDArray[np.float32]
 
 
 def plain_mask(model: ir.Model) -> int:
-    """Make a few operators of each table ``[batch, 1, length, length]`` that only hides padding; return how many."""
+    """Make six operators of each table ``[batch, 1, length, length]`` that only hides padding; return how many."""
     graph = model.graph
     mask = next((value for value in graph.inputs if value.name == MASK), None)
     tables = [] if mask is None else _tables(graph, mask)
     done = 0
     for table, hidden in zip(tables, _what_is_hidden(model, tables), strict=True):
         if mask is not None and hidden is not None:
-            _replace(_Maker(graph, mask, table.producer(), f"mask_{done}"), table, hidden)
+            _replace(_Maker(graph, mask, table.producer(), f"mask_{done}", before=graph[0]), table, hidden)
             done += 1
     RemoveUnusedNodesPass()(model)
     return done
@@ -110,18 +111,18 @@ def _hidden_in(table: Numbers, mask: npt.NDArray[np.int64]) -> float | None:
 
 
 class _Maker:
-    """Makes nodes at the head of a graph, behind one another, that read the mask alone.
+    """Makes nodes, one behind another.
 
     Args:
         graph: the graph.
         mask: its ``attention_mask``.
         origin: the node whose notes they take over.
         name: what their names begin with.
+        before: the node that they go before.
     """
 
-    def __init__(self, graph: ir.Graph, mask: ir.Value, origin: ir.Node | None, name: str) -> None:
-        self.graph, self.mask, self.origin, self.name = graph, mask, origin, name
-        self.first = graph[0]
+    def __init__(self, graph: ir.Graph, mask: ir.Value, origin: ir.Node | None, name: str, *, before: ir.Node) -> None:
+        self.graph, self.mask, self.origin, self.name, self.before = graph, mask, origin, name, before
         self.count = 0
 
     def constant(self, array: Any) -> ir.Value:
@@ -140,39 +141,64 @@ class _Maker:
         origin = before or self.origin
         if origin is not None:
             node.metadata_props.update(origin.metadata_props)
-        self.graph.insert_before(before or self.first, node)
+        self.graph.insert_before(before or self.before, node)
         return node.outputs[0]
 
 
 def _replace(make: _Maker, table: ir.Value, hidden: float) -> None:
-    """Put what is made in a few steps in the place of a table: a channel of the keys, or a smaller table."""
+    """Put a table made in a few steps in the place of another."""
     wide = make.node("Unsqueeze", make.mask, make.constant(np.array([1, 2])))
     real = make.node("Cast", wide, to=ir.DataType.BOOL)
     row = make.node("Where", real, make.constant(np.float32(0)), make.constant(np.float32(hidden)))
-    channels: dict[int, tuple[ir.Value, ir.Value]] = {}
-    for reader, _ in list(table.uses()):
-        product = _product_behind(reader, table) if hidden <= SURELY_NOTHING else None
-        if product is None:
-            continue
-        heads = int(product.outputs[0].shape[1])
-        if heads not in channels:
-            channels[heads] = _channels(make, row, heads)
-        for place, (channel, axis) in enumerate(zip(channels[heads], (3, 2), strict=True)):
-            value = product.inputs[place]
-            wider = make.node("Concat", value, channel, before=product, axis=axis)
-            if value.shape is not None and isinstance(value.shape[axis], int):
-                wider.type = value.type
-                wider.shape = ir.Shape([size + 1 if other == axis else size for other, size in enumerate(value.shape)])
-            product.replace_input_with(place, wider)
-        scores = next(value for value in reader.inputs if value is not table)
-        ir.convenience.replace_all_uses_with(reader.outputs[0], scores)
-        make.graph.remove(reader, safe=True)
     length = make.node("Shape", make.mask, start=1)
     one = make.constant(np.array([1]))
     shape = make.node("Concat", make.constant(np.array([1, 1])), length, one, axis=0)
     full = make.node("Expand", row, shape)  # a row for each query: what adds it is faster so
     full.type, full.shape = table.type, table.shape
     ir.convenience.replace_all_uses_with(table, full)
+
+
+def mask_into_products(model: ir.Model) -> int:
+    """Move each table of `plain_mask` into the products that it is added to, in place; return how many took it.
+
+    Left alone are scores that someone else reads, and masks that a softmax could leave something of.
+    """
+    graph = model.graph
+    mask = next((value for value in graph.inputs if value.name == MASK), None)
+    found = [] if mask is None else [(node, row) for node in graph if (row := _row_of(node, mask)) is not None]
+    done = 0
+    for number, (full, row) in enumerate(found):
+        make = _Maker(graph, mask, full, f"channel_{number}", before=full)
+        channels: dict[int, tuple[ir.Value, ir.Value]] = {}
+        for reader, _ in list(full.outputs[0].uses()):
+            product = _product_behind(reader, full.outputs[0])
+            if product is None:
+                continue
+            heads = int(product.outputs[0].shape[1])
+            if heads not in channels:
+                channels[heads] = _channels(make, row, heads)
+            for place, (channel, axis) in enumerate(zip(channels[heads], (3, 2), strict=True)):
+                value = product.inputs[place]
+                product.replace_input_with(place, make.node("Concat", value, channel, before=product, axis=axis))
+            scores = next(value for value in reader.inputs if value is not full.outputs[0])
+            ir.convenience.replace_all_uses_with(reader.outputs[0], scores)
+            graph.remove(reader, safe=True)
+            done += 1
+    RemoveUnusedNodesPass()(model)
+    return done
+
+
+def _row_of(full: ir.Node, mask: ir.Value) -> ir.Value | None:
+    """Return the mask ``[batch, 1, 1, length]`` that a node makes a table of; None where that is not `_replace`'s."""
+    where = full.inputs[0].producer() if full.op_type == "Expand" and full.inputs[0] is not None else None
+    if where is None or where.op_type != "Where":
+        return None
+    real = where.inputs[0].producer()
+    wide = None if real is None else real.inputs[0].producer()
+    if wide is None or wide.op_type != "Unsqueeze" or wide.inputs[0] is not mask:
+        return None
+    token, padding = (_number(value) for value in where.inputs[1:])
+    return where.outputs[0] if token == 0 and padding is not None and padding <= SURELY_NOTHING else None
 
 
 def _product_behind(add: ir.Node, table: ir.Value) -> ir.Node | None:
@@ -182,7 +208,7 @@ def _product_behind(add: ir.Node, table: ir.Value) -> ir.Node | None:
         return None
     scores = others[0]
     node = scores.producer()
-    while node is not None and node.op_type in {"Mul", "Div"} and _is_positive_number(node.inputs[1]):
+    while node is not None and node.op_type in {"Mul", "Div"} and (_number(node.inputs[1]) or 0) > 0:
         scores = node.inputs[0]
         node = scores.producer()
     shape = None if node is None else node.outputs[0].shape
@@ -201,7 +227,7 @@ def _channels(make: _Maker, row: ir.Value, heads: int) -> tuple[ir.Value, ir.Val
     return ones, make.node("Expand", row, make.constant(np.array([1, heads, 1, 1])))
 
 
-def _is_positive_number(value: ir.Value | None) -> bool:
-    """Return whether a value is one constant number above 0."""
-    number = None if value is None or value.const_value is None else value.const_value.numpy()
-    return number is not None and number.size == 1 and float(number.reshape(())) > 0
+def _number(value: ir.Value | None) -> float | None:
+    """Return a value that is one constant number; None where it is not."""
+    array = None if value is None or value.const_value is None else value.const_value.numpy()
+    return float(array.reshape(())) if array is not None and array.size == 1 else None

@@ -32,6 +32,7 @@ from onnxruntime.quantization import quantize_dynamic as onnxruntime_dynamic
 from burnish_export.calibration import Observed, constant_products, group_name, limits, product_inputs
 from burnish_export.gemm import biases_into_products
 from burnish_export.graph import module_of, save
+from burnish_export.mask import mask_into_products
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # a scale that is not zero
 Floats = npt.NDArray[np.float32]
@@ -112,6 +113,7 @@ def quantize_static(path: Path, observed: Mapping[str, Observed], recipe: Recipe
     if recipe.embeddings:
         _embeddings_in_bytes(graph)
     biases_into_products(model)
+    mask_into_products(model)
     _residuals_apart(graph)
     for unused in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[unused]
