@@ -160,6 +160,7 @@ def test_a_product_of_queries_and_keys_takes_it_along(tmp_path, scaled):
     model = graph("padding", heads=True, scaled=scaled)
     before = answers(model, tmp_path / "before.onnx")
     assert plain_mask(model) == 1
+    assert Counter(node.op_type for node in model.graph)["Add"] == 1, "float32 is for others too"
     assert mask_into_products(ir.load(tmp_path / "before.onnx")) == 0, "it is not the plain one"
     answers(model, tmp_path / "plain.onnx")
     again = ir.load(tmp_path / "plain.onnx")
