@@ -51,7 +51,7 @@ def main() -> int:
         scores[name] = report(path, ["evaluate", BUNDLE, "--data", f"{DATA}/test.jsonl", "--variant", name, "--json"])
 
     title("5. Measure speed, all variants in one run")
-    quick = ["--no-sweep", "--json"]
+    quick = ["--no-sweep", "--no-cold-start", "--json"]
     speed = report(RUNS / "speed.json", ["bench", BUNDLE, "--data", f"{DATA}/test.jsonl", "--max-rows", 512, *quick])
 
     title("Result")
