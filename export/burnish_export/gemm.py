@@ -103,7 +103,7 @@ class _Rows:
 
     def are_in(self, value: ir.Value | None) -> bool:
         """Return whether a value is ``[batch, length, channels]`` of the texts themselves."""
-        shape = None if value is None else _known(value).shape
+        shape = None if value is None else written(value).shape
         return (
             shape is not None
             and len(shape) == 3
@@ -122,7 +122,7 @@ class _Rows:
                 self.graph.insert_before(maker, twin)
                 self.part(value, twin.outputs[0], before=maker)
             else:
-                channels = int(_known(value).shape[2])
+                channels = int(written(value).shape[2])
                 shape = constant(self.graph, f"rows_of_{channels}", np.array([-1, channels]))
                 twin = ir.node("Reshape", [value, shape])
                 twin.outputs[0].name = f"{value.name}_rows"
@@ -137,7 +137,7 @@ class _Rows:
         """Let the readers of a value read these rows, parted into texts."""
         parted = ir.node("Reshape", [rows, self._shape])
         new = parted.outputs[0]
-        new.type, new.shape, new.name = value.type, _known(value).shape, f"{value.name}_texts"
+        new.type, new.shape, new.name = value.type, written(value).shape, f"{value.name}_texts"
         if value.is_graph_output():
             new.name, value.name = value.name, new.name
         self.graph.insert_before(before, parted)
@@ -159,7 +159,7 @@ class _Rows:
         return all(value is None or self.are_in(value) or _is_vector(value) for value in node.inputs)
 
 
-def _known(value: ir.Value) -> ir.Value:
+def written(value: ir.Value) -> ir.Value:
     """Return the value whose shape was written down: bytes have that of what they stand for."""
     maker = value.producer()
     while maker is not None and maker.op_type in {"DequantizeLinear", "QuantizeLinear"}:

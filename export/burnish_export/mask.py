@@ -62,7 +62,6 @@ def _tables(graph: ir.Graph, mask: ir.Value) -> list[ir.Value]:
         for node in graph
         for value in node.outputs
         if value in masks
-        and True
         and value.shape is not None
         and len(value.shape) == 4
         and any(reader.outputs[0] not in masks for reader, _ in value.uses())
@@ -178,8 +177,7 @@ def mask_into_products(model: ir.Model) -> int:
             if heads not in channels:
                 channels[heads] = _channels(make, row, heads)
             for place, (channel, axis) in enumerate(zip(channels[heads], (3, 2), strict=True)):
-                value = product.inputs[place]
-                product.replace_input_with(place, make.node("Concat", value, channel, before=product, axis=axis))
+                product.replace_input_with(place, _with_channel(make, product, place, channel, axis))
             scores = next(value for value in reader.inputs if value is not full.outputs[0])
             ir.convenience.replace_all_uses_with(reader.outputs[0], scores)
             graph.remove(reader, safe=True)
@@ -225,6 +223,18 @@ def _channels(make: _Maker, row: ir.Value, heads: int) -> tuple[ir.Value, ir.Val
     shape = make.node("Concat", batch, make.constant(np.array([heads])), length, one, axis=0)
     ones = make.node("Expand", make.constant(np.ones((1, 1, 1, 1), dtype=np.float32)), shape)
     return ones, make.node("Expand", row, make.constant(np.array([1, heads, 1, 1])))
+
+
+def _with_channel(make: _Maker, product: ir.Node, place: int, channel: ir.Value, axis: int) -> ir.Value:
+    """Return what a product reads with one channel more, before a transposition that it could take in."""
+    value = product.inputs[place]
+    turn = value.producer()
+    if turn is None or turn.op_type != "Transpose" or len(list(value.uses())) > 1:
+        return make.node("Concat", value, channel, before=product, axis=axis)
+    perm = turn.attributes["perm"].value
+    back = make.node("Transpose", channel, perm=[perm.index(number) for number in range(len(perm))])
+    longer = make.node("Concat", turn.inputs[0], back, before=turn, axis=perm[axis])
+    return make.node("Transpose", longer, before=turn, perm=perm)
 
 
 def _number(value: ir.Value | None) -> float | None:

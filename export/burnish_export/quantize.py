@@ -33,6 +33,7 @@ from burnish_export.calibration import Observed, constant_products, group_name, 
 from burnish_export.gemm import biases_into_products
 from burnish_export.graph import module_of, save
 from burnish_export.mask import mask_into_products
+from burnish_export.time_major import time_major
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # a scale that is not zero
 Floats = npt.NDArray[np.float32]
@@ -113,6 +114,7 @@ def quantize_static(path: Path, observed: Mapping[str, Observed], recipe: Recipe
     if recipe.embeddings:
         _embeddings_in_bytes(graph)
     biases_into_products(model)
+    time_major(model)
     mask_into_products(model)
     _residuals_apart(graph)
     for unused in [name for name, value in graph.initializers.items() if not value.uses()]:
