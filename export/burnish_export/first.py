@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from burnish_export.gemm import constant
+from burnish_export.initializers import initializer
 
 # Operators that work on each number by itself, or on pairs of numbers at the same place.
 BY_PLACE = {"Add", "Cast", "Div", "Gelu", "Mul", "Pow", "Relu", "Sub", "Sum", "Tanh"}
@@ -44,7 +44,7 @@ def first_token_alone(graph: ir.Graph) -> int:
         ]
         attributes = node.attributes
         if node.op_type == "Reshape":  # 0 stands for the batch, unless an attribute forbids it
-            inputs[1] = constant(graph, f"{node.name}_first", np.array([0, 1, *node.outputs[0].shape[2:]]))
+            inputs[1] = initializer(graph, f"{node.name}_first", np.array([0, 1, *node.outputs[0].shape[2:]]))
             attributes = {}
         twin = ir.node(node.op_type, inputs, attributes=attributes)
         old, new = node.outputs[0], twin.outputs[0]
@@ -137,7 +137,7 @@ def _rank(value: ir.Value) -> int:
 def _first(graph: ir.Graph, before: ir.Node, twins: dict[ir.Value, ir.Value], value: ir.Value, axis: int) -> ir.Value:
     """Return the first part of a value along an axis, sliced once where it is not made so."""
     if value not in twins:
-        ends = [constant(graph, f"first_{number}", np.array([number])) for number in (0, 1, axis)]
+        ends = [initializer(graph, f"first_{number}", np.array([number])) for number in (0, 1, axis)]
         node = ir.node("Slice", [value, *ends])
         node.name, node.outputs[0].name, node.outputs[0].type = f"{value.name}/first", f"{value.name}_first", value.type
         if value.shape is not None:

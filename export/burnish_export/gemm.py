@@ -15,9 +15,10 @@ thousands: less than int8 rounds by far, and the same in every batch.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from burnish_export.initializers import initializer
 
 # Sums of 32 bits hold this much of a bias and what the product adds: 255 * 127 for each of some ten thousand terms.
 LARGEST = 2**30
@@ -69,7 +70,7 @@ def _one_product(rows: _Rows, node: ir.Node, add: ir.Node) -> bool:
     if np.abs(steps).max() > LARGEST:
         return False
     parts = {"bias": steps.astype(np.int32), "scale": scale, "zero": np.zeros(len(steps), dtype=np.int32)}
-    constants = [constant(graph, f"{node.name}_{key}", array) for key, array in parts.items()]
+    constants = [initializer(graph, f"{node.name}_{key}", array) for key, array in parts.items()]
     name = add.outputs[0].name
     left = ir.node("DequantizeLinear", [rows.of(restored.inputs[0]), *restored.inputs[1:]])
     behind = ir.node("DequantizeLinear", constants, attributes={"axis": 0})
@@ -95,7 +96,7 @@ class _Rows:
         self.ids = ids
         self._rows: dict[ir.Value, ir.Value] = {}
         shape = ir.node("Shape", [ids])
-        left = constant(graph, "what_is_left", np.array([-1]))
+        left = initializer(graph, "what_is_left", np.array([-1]))
         whole = ir.node("Concat", [shape.outputs[0], left], attributes={"axis": 0})
         shape.outputs[0].name, whole.outputs[0].name = "shape_of_ids", "shape_of_tokens"
         graph.insert_before(graph[0], [shape, whole])
@@ -123,7 +124,7 @@ class _Rows:
                 self.part(value, twin.outputs[0], before=maker)
             else:
                 channels = int(written(value).shape[2])
-                shape = constant(self.graph, f"rows_of_{channels}", np.array([-1, channels]))
+                shape = initializer(self.graph, f"rows_of_{channels}", np.array([-1, channels]))
                 twin = ir.node("Reshape", [value, shape])
                 twin.outputs[0].name = f"{value.name}_rows"
                 if maker is None:
@@ -180,12 +181,3 @@ def _copies(node: ir.Node) -> bool:
     parts = maker.inputs if maker is not None and maker.op_type == "Concat" else [shape]
     known = [part.const_value.numpy() for part in parts if part.const_value is not None]
     return not known or any((array == 0).any() for array in known)
-
-
-def constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
-    """Return the constant of a graph that has this name, made where there is none."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        graph.register_initializer(value)
-    return graph.initializers[name]

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from burnish_export.initializers import initializer
 from burnish_serve.session import create_session
 
 MASK = "attention_mask"
@@ -127,10 +128,7 @@ class _Maker:
     def constant(self, array: Any) -> ir.Value:
         """Return a constant."""
         self.count += 1
-        tensor = ir.tensor(array, name=f"{self.name}_{self.count}")
-        value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
+        return initializer(self.graph, f"{self.name}_{self.count}", array)
 
     def node(self, kind: str, *inputs: ir.Value, before: ir.Node | None = None, **attributes: Any) -> ir.Value:
         """Return what a new node gives."""

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from onnxruntime.quantization import quantize_dynamic as onnxruntime_dynamic
 from burnish_export.calibration import Observed, constant_products, group_name, limits, product_inputs
 from burnish_export.gemm import biases_into_products
 from burnish_export.graph import module_of, save
+from burnish_export.initializers import initializer
 from burnish_export.mask import mask_into_products
 from burnish_export.time_major import time_major
 
@@ -183,9 +183,9 @@ def _divided(graph: ir.Graph, before: ir.Node, value: ir.Value, factors: Floats,
         for place, parameter in enumerate(maker.inputs[1:], 1):
             if parameter is not None:
                 divided = parameter.const_value.numpy() / factors
-                maker.replace_input_with(place, _constant(graph, f"{value.name}_smooth_{place}", divided))
+                maker.replace_input_with(place, initializer(graph, f"{value.name}_smooth_{place}", divided))
         return value
-    node = ir.node("Mul", [value, _constant(graph, f"{value.name}_smooth", (1 / factors).astype(np.float32))])
+    node = ir.node("Mul", [value, initializer(graph, f"{value.name}_smooth", (1 / factors).astype(np.float32))])
     node.name, node.outputs[0].name = f"{module_of(before)}/smooth", f"{value.name}_smoothed"
     graph.insert_before(before, node)
     return node.outputs[0]
@@ -196,7 +196,7 @@ def _reshaped(graph: ir.Graph, operator: str, value: ir.Value, *, before: ir.Nod
 
     ONNX Runtime makes a Gemm of a product of two matrices with a bias, and no integer product of that.
     """
-    node = ir.node(operator, [value, _constant(graph, f"{value.name}_{operator.lower()}_axis", np.array([1]))])
+    node = ir.node(operator, [value, initializer(graph, f"{value.name}_{operator.lower()}_axis", np.array([1]))])
     node.name, node.outputs[0].name = f"{module_of(before)}/{operator}", f"{value.name}_{operator.lower()}"
     graph.insert_before(before, node)
     return node.outputs[0]
@@ -213,7 +213,7 @@ def _squeezed_behind(graph: ir.Graph, node: ir.Node) -> None:
 
 def _through_bytes(graph: ir.Graph, before: ir.Node, value: ir.Value, scale: np.float32, zero: np.uint8) -> ir.Value:
     """Return the value after QuantizeLinear and DequantizeLinear, inserted before a node."""
-    parameters = [_constant(graph, f"{value.name}_{key}", array) for key, array in (("scale", scale), ("zero", zero))]
+    parameters = [initializer(graph, f"{value.name}_{key}", array) for key, array in (("scale", scale), ("zero", zero))]
     quantized = ir.node("QuantizeLinear", [value, *parameters])
     restored = ir.node("DequantizeLinear", [quantized.outputs[0], *parameters])
     quantized.outputs[0].name, restored.outputs[0].name = f"{value.name}_quantized", f"{value.name}_restored"
@@ -231,7 +231,7 @@ def _from_bytes(
     arrays = (("int8", whole), ("scale", scale), ("zero", np.zeros(len(scale), dtype=np.int8)))
     restored = ir.node(
         "DequantizeLinear",
-        [_constant(graph, f"{name}_{key}", array) for key, array in arrays],
+        [initializer(graph, f"{name}_{key}", array) for key, array in arrays],
         attributes={"axis": 1},
     )
     restored.outputs[0].name = f"{name}_restored"
@@ -250,9 +250,9 @@ def _embeddings_in_bytes(graph: ir.Graph) -> None:
             continue
         scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, SMALLEST).astype(np.float32)
         whole = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
-        rows = ir.node("Gather", [_constant(graph, f"{table.name}_int8", whole), node.inputs[1]])
+        rows = ir.node("Gather", [initializer(graph, f"{table.name}_int8", whole), node.inputs[1]])
         cast = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT})
-        scales = ir.node("Gather", [_constant(graph, f"{table.name}_scale", scale), node.inputs[1]])
+        scales = ir.node("Gather", [initializer(graph, f"{table.name}_scale", scale), node.inputs[1]])
         restored = ir.node("Mul", [cast.outputs[0], scales.outputs[0]])
         for made in (rows, cast, scales, restored):
             made.outputs[0].name = f"{table.name}_{made.op_type.lower()}_{'scale' if made is scales else 'row'}"
@@ -276,10 +276,3 @@ def _residuals_apart(graph: ir.Graph) -> None:
             graph.insert_before(maker, total)
             ir.convenience.replace_all_uses_with(maker.outputs[0], total.outputs[0], replace_graph_outputs=True)
             graph.remove(maker, safe=True)
-
-
-def _constant(graph: ir.Graph, name: str, array: Any) -> ir.Value:
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

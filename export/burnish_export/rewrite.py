@@ -31,6 +31,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
 from burnish_export.first import first_token_alone
+from burnish_export.initializers import initializer
 from burnish_export.mask import plain_mask
 from burnish_serve.session import create_session
 
@@ -65,12 +66,10 @@ def part_gemm(graph: ir.Graph) -> int:
         if weight is None or weight.const_value is None or [*settings.values()][:3] != [1, 1, 0]:
             continue
         if settings["transB"]:
-            weight = _weight(f"{weight.name}_turned", np.ascontiguousarray(weight.const_value.numpy().T))
-            graph.register_initializer(weight)
+            weight = initializer(graph, f"{weight.name}_turned", np.ascontiguousarray(weight.const_value.numpy().T))
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is None:  # the exporter drops zeros; with them the session can make a Gemm of it again
-            bias = _weight(f"{weight.name}_bias", np.zeros(weight.shape[1], dtype=np.float32))
-            graph.register_initializer(bias)
+            bias = initializer(graph, f"{weight.name}_bias", np.zeros(weight.shape[1], dtype=np.float32))
         product = ir.node("MatMul", [node.inputs[0], weight])
         total = ir.node("Add", [product.outputs[0], bias])
         output = node.outputs[0]
@@ -142,19 +141,11 @@ def compute_constants(model: ir.Model) -> int:
         path = Path(folder) / "constants.onnx"
         ir.save(ir.Model(ir.convenience.extract(graph, [], wanted), ir_version=model.ir_version), path)
         arrays = create_session(path).run(None, {})
-    made = [_weight(value.name or "", array) for value, array in zip(wanted, arrays, strict=True)]
-    for value, weight in zip(wanted, made, strict=True):
-        ir.convenience.replace_all_uses_with(value, weight)
+    for value, array in zip(wanted, arrays, strict=True):
+        ir.convenience.replace_all_uses_with(value, initializer(graph, value.name or "", array))
     graph.remove(reversed(nodes), safe=True)
-    for weight in made:
-        graph.register_initializer(weight)
     RemoveUnusedNodesPass()(model)  # and the weights that nobody reads any more
-    return len(made)
-
-
-def _weight(name: str, array: Any) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    return len(wanted)
 
 
 # The patterns: ``op`` records operators and computes nothing. Each follows the order in which transformers writes it.

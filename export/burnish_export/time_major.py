@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from burnish_export.gemm import OF_ONE_TOKEN, constant, written
+from burnish_export.gemm import OF_ONE_TOKEN, written
+from burnish_export.initializers import initializer
 
 # What may stand between two of the reshapes that make rows and part them.
 OF_ROWS = OF_ONE_TOKEN | {"DequantizeLinear", "Gemm"}
@@ -117,7 +118,7 @@ def _part_by_place(node: ir.Node, sizes: list[ir.Value]) -> None:
     """Let a reshape of rows make ``[length, batch, …]``, and give its readers what they had."""
     graph, old = node.graph, node.outputs[0]
     rest = [int(size) for size in old.shape[2:]]
-    tail = constant(graph, "_".join(["time_major", *map(str, rest)]), np.array(rest))
+    tail = initializer(graph, "_".join(["time_major", *map(str, rest)]), np.array(rest))
     shape = ir.node("Concat", [*sizes, tail], attributes={"axis": 0})
     parted = ir.node("Reshape", [node.inputs[0], shape.outputs[0]])
     turned = ir.node("Transpose", parted.outputs, attributes={"perm": [1, 0, *range(2, len(rest) + 2)]})
