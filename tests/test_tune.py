@@ -101,6 +101,7 @@ def test_settings_are_for_one_machine_and_bundle(
         b'{"tuning": {"max_batch_tokens": true}}',
         b'{"tuning": {"callers": 1}}',
         b'{"tuning": {"spinning": null}}',
+        b'{"tuning": {"cuda_graphs": 1}}',
         b'{"tuning": {"threads": 2}}',
     ],
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,16 @@ from burnish_serve import machine, tuning
 from burnish_serve.errors import BurnishError
 from burnish_serve.opening import open_runner
 from burnish_serve.runner import Runner
-from burnish_serve.session import CPU
+from burnish_serve.session import CPU, CUDA
 from burnish_serve.signature import open_signed
+from burnish_serve.tasks import Row
 from burnish_serve.timing import Estimate, Samples, interleave, speedup
 from burnish_serve.tuning import Tuning
 
 WORTH = 1.02
 """A gain below it is not worth another setting than everybody's."""
+# Rows that are answered with and without CUDA graphs, and the share that must say the same: float16 rounds otherwise.
+ROWS_TO_AGREE, AGREEMENT = 256, 0.99
 # Padded tokens of a batch, in units of the default.
 SIZES = (0.5, 1, 2, 4)
 
@@ -67,13 +70,14 @@ def tune(
         threads=config.threads,
     )
     plain = opened(tuning=Tuning())
-    batches, waits = _batches(plain, opened), _waits(plain, opened)
+    batches, waits = _batches(plain, opened), _waits(plain, opened, workload.rows)
     tick = start((len(batches) + len(waits)) * config.rounds)
     timed = partial(interleave, rounds=config.rounds, seconds=config.seconds, tick=tick)
     speeds = _against(timed({each: partial(model, workload.rows) for each, model in batches.items()}))
     alone = [[row] for row in workload.rows]
     delays = _against(timed({each: one_by_one(model, alone) for each, model in waits.items()}))
-    kept = dataclasses.replace(fastest(speeds), spinning=fastest(delays).spinning)
+    alone_best = fastest(delays)
+    kept = dataclasses.replace(fastest(speeds), spinning=alone_best.spinning, cuda_graphs=alone_best.cuda_graphs)
     provider, threads = plain.provider or CPU, config.threads or machine.num_threads()
     path = tuning.place(bundle, plain.variant, provider, threads)
     if path is None:
@@ -131,12 +135,26 @@ def _sized(model: Runner, tokens: int | None) -> Runner:
     return other
 
 
-def _waits(plain: Runner, opened: Callable[..., Runner]) -> dict[Tuning, Runner]:
-    """Return runners whose threads wait in other ways, the default first."""
+def _waits(plain: Runner, opened: Callable[..., Runner], rows: Sequence[Row]) -> dict[Tuning, Runner]:
+    """Return runners that wait less or in other ways, the default first."""
     found = {Tuning(): plain}
     if plain.callers:
         found[Tuning(spinning=False)] = opened(tuning=Tuning(spinning=False))
+    if plain.provider == CUDA:
+        recorded = opened(tuning=Tuning(cuda_graphs=True))
+        if _agree(plain, recorded, rows[:ROWS_TO_AGREE]):
+            found[Tuning(cuda_graphs=True)] = recorded
     return found
+
+
+def _agree(plain: Runner, other: Runner, rows: Sequence[Row]) -> bool:
+    """Return whether another runner runs where the plain one does, and says the same of nearly all rows."""
+    try:
+        answers = zip(plain(rows), other(rows), strict=True)
+    except Exception:  # the runtime raises many kinds where a graph cannot be recorded
+        return False
+    same = [plain.task.predicted(one) == plain.task.predicted(two) for one, two in answers]
+    return other.provider == plain.provider and sum(same) >= AGREEMENT * len(same)
 
 
 def _against(samples: Mapping[Tuning, Samples]) -> dict[Tuning, Estimate]:
@@ -156,11 +174,12 @@ def render(data: Mapping[str, Any]) -> str:
         callers = data["threads"] if one["callers"] and data["provider"] == CPU else 1
         rows.append([f"{one['max_batch_tokens'] or default:,}", str(callers), *_speed(one["speedup"])])
     waits = [["threads that wait", "x default", "95 % interval"]]
-    waits += [["spin" if one["spinning"] else "sleep", *_speed(one["speedup"])] for one in data["single_rows"]]
+    waits += [[_way(one), *_speed(one["speedup"])] for one in data["single_rows"]]
     kept = data["tuning"]
     said = [f"batches of {kept['max_batch_tokens'] or default:,} tokens"]
     said.append("side by side" if kept["callers"] else "one after another")
     said.append(f"threads that {'spin' if kept['spinning'] else 'sleep'} while they wait")
+    said += ["CUDA graphs"] if kept["cuda_graphs"] else []
     return "\n\n".join(
         [
             f"whole calls on {data['rows']['texts']:,} rows of {data['rows']['source']}\n{columns(rows)}",
@@ -168,6 +187,11 @@ def render(data: Mapping[str, Any]) -> str:
             f"kept for {data['variant']} with {data['threads']} threads: {', '.join(said)}\n{data['file']}",
         ]
     )
+
+
+def _way(one: Mapping[str, Any]) -> str:
+    """Return how a setting waits, in a word."""
+    return "CUDA graphs" if one["cuda_graphs"] else "spin" if one["spinning"] else "sleep"
 
 
 def _speed(found: Mapping[str, Any]) -> list[str]:

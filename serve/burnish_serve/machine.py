@@ -56,6 +56,17 @@ def _quota(group: Path) -> float | None:
     return int(quota) / int(period) if quota and period and int(quota) > 0 else None
 
 
+def cache_folder() -> Path | None:
+    """Return where what was found out on this machine is kept; None for a user without a home.
+
+    It is ``$XDG_CACHE_HOME/burnish``, or ``~/.cache/burnish``.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
+    except RuntimeError:
+        return None
+
+
 def cpu_features() -> tuple[str, ...]:
     """Return which of `CPU_FEATURES` this processor has; empty where the system does not tell."""
     for line in _read(Path("/proc/cpuinfo")).splitlines():

@@ -16,6 +16,7 @@ from burnish_serve.bundle import Bundle
 from burnish_serve.callers import Callers
 from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, DeviceError, InputError
+from burnish_serve.graphs import Graphs
 from burnish_serve.runner import MAX_BATCH_TOKENS, Runner, model_inputs
 from burnish_serve.session import CPU, CUDA, Feed, Session, create_session, provider_for, tried_session
 from burnish_serve.signature import open_signed
@@ -100,7 +101,7 @@ def open_runner(
         tuned = tuning or read(place(bundle, name, chosen, count)) or Tuning()
         several = chosen == CPU and count > 1 and tuned.callers
         own = 1 if several and for_files else count
-        session, nodes = _open_session(bundle, name, chosen, own, spinning=tuned.spinning)
+        session, nodes = _open_session(bundle, name, chosen, own, tuned)
     except DeviceError as error:
         if device != "auto" or provider is not None:
             raise
@@ -136,7 +137,7 @@ def open_runner(
 
 
 def _open_session(
-    bundle: Bundle, name: str, provider: str, threads: int, *, spinning: bool
+    bundle: Bundle, name: str, provider: str, threads: int, tuned: Tuning
 ) -> tuple[Session, dict[str, int] | None]:
     """Return a variant's session, and how many nodes of a first run were on each provider; on the CPU none is made."""
     manifest = bundle.manifest
@@ -155,7 +156,11 @@ def _open_session(
 
     path = bundle.path(manifest.variants[name].file)
     if provider != CPU:
-        return tried_session(path, first_feed, provider=provider, threads=threads)
-    session = create_session(path, threads=threads, spinning=spinning)
+        session, nodes = tried_session(path, first_feed, provider=provider, threads=threads)
+        if provider == CUDA and tuned.cuda_graphs:
+            recording = create_session(path, provider=provider, threads=threads, graphs=True)
+            return Graphs(recording, manifest.max_length), nodes
+        return session, nodes
+    session = create_session(path, threads=threads, spinning=tuned.spinning)
     first_feed(session)
     return session, None

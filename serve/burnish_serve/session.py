@@ -113,7 +113,14 @@ def probe(provider: str) -> str | None:
     return None
 
 
-def create_session(path: str | Path, *, provider: str = CPU, threads: int | None = None, spinning: bool = True) -> Any:
+def create_session(
+    path: str | Path,
+    *,
+    provider: str = CPU,
+    threads: int | None = None,
+    spinning: bool = True,
+    graphs: bool = False,
+) -> Any:
     """Return an ``onnxruntime.InferenceSession`` that runs on the provider asked for.
 
     Args:
@@ -121,13 +128,14 @@ def create_session(path: str | Path, *, provider: str = CPU, threads: int | None
         provider: the execution provider.
         threads: threads of one run; None for as many as this process may use.
         spinning: whether threads that wait for work keep their processor busy.
+        graphs: whether runs on CUDA can be recorded, see `burnish_serve.graphs`.
 
     Raises:
         BundleError: the file is not a model that can be loaded.
         DeviceError: the provider does not start, or not with this model.
     """
     try:
-        return _start(str(path), provider, threads, spinning=spinning)
+        return _start(str(path), provider, threads, spinning=spinning, graphs=graphs)
     except DeviceError as error:
         raise _sentence(path, provider, error) from error
 
@@ -198,7 +206,15 @@ def count_nodes(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     )
 
 
-def _start(source: str | bytes, provider: str, threads: int | None, profile: str = "", *, spinning: bool = True) -> Any:
+def _start(
+    source: str | bytes,
+    provider: str,
+    threads: int | None,
+    profile: str = "",
+    *,
+    spinning: bool = True,
+    graphs: bool = False,
+) -> Any:
     """Return a session that says that it runs on the provider.
 
     Raises:
@@ -226,7 +242,7 @@ def _start(source: str | bytes, provider: str, threads: int | None, profile: str
             session = runtime.InferenceSession(
                 source,
                 options,
-                providers=_with_successors(provider, threads),
+                providers=_with_successors(provider, threads, graphs=graphs),
                 disabled_optimizers=DISABLED_OPTIMIZERS.get(provider, []),
                 enable_fallback=0,  # else a run that fails is done again on the CPU, now and later
             )
@@ -237,13 +253,29 @@ def _start(source: str | bytes, provider: str, threads: int | None, profile: str
     return session
 
 
-def _with_successors(provider: str, threads: int) -> list[str | tuple[str, dict[str, str]]]:
+def _with_successors(provider: str, threads: int, *, graphs: bool) -> list[str | tuple[str, dict[str, str]]]:
     """Return a provider with its options, and behind it those that take the nodes which it cannot run."""
+    if provider == CUDA and graphs:
+        return [(CUDA, {"enable_cuda_graph": "1"}), CPU]
     if provider == OPENVINO:
         return [(OPENVINO, {"device_type": "CPU", "num_of_threads": str(threads)}), CPU]
     if provider == TENSORRT:
-        return [TENSORRT, CUDA, CPU]
+        return [(TENSORRT, _engine_cache()), CUDA, CPU]
     return [CPU] if provider == CPU else [provider, CPU]
+
+
+def _engine_cache() -> dict[str, str]:
+    """Return the options by which TensorRT keeps what it has compiled, which takes it minutes."""
+    cache = machine.cache_folder()
+    if cache is None:
+        return {}
+    folder = cache / "tensorrt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    parts = ("trt_engine_cache", "trt_timing_cache")
+    return {f"{part}_enable": "1" for part in parts} | {f"{part}_path": str(folder) for part in parts}
 
 
 def _cause(provider: str, said: object) -> str:

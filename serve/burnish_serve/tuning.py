@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,17 @@ class Tuning:
     """Whether several batches are computed side by side by one thread each, or one after another by all."""
     spinning: bool = True
     """Whether threads that wait for work keep their processor busy."""
+    cuda_graphs: bool = False
+    """Whether small batches on CUDA are recorded and replayed (`burnish_serve.graphs`)."""
 
 
 def place(bundle: Bundle, variant: str, provider: str, threads: int) -> Path | None:
     """Return where the settings of a variant of a bundle on this machine are kept; None for a user without a home.
 
-    The folder is ``$XDG_CACHE_HOME/burnish/tuning``, or ``~/.cache/burnish/tuning``.
+    The folder is ``tuning`` in that of `machine.cache_folder`.
     """
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
+    cache = machine.cache_folder()
+    if cache is None:
         return None
     key = {
         "manifest": describe_file(bundle.path(MANIFEST)).sha256,
@@ -56,7 +56,7 @@ def place(bundle: Bundle, variant: str, provider: str, threads: int) -> Path | N
         **machine.onnxruntime_wheels(),
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    return cache / "burnish" / "tuning" / f"{name}.json"
+    return cache / "tuning" / f"{name}.json"
 
 
 def read(path: Path | None) -> Tuning | None:
@@ -70,7 +70,8 @@ def read(path: Path | None) -> Tuning | None:
         return None
     tokens = tuning.max_batch_tokens
     whole = tokens is None or (type(tokens) is int and tokens > 0)
-    return tuning if whole and type(tuning.callers) is type(tuning.spinning) is bool else None
+    switches = (tuning.callers, tuning.spinning, tuning.cuda_graphs)
+    return tuning if whole and all(type(switch) is bool for switch in switches) else None
 
 
 def write(path: Path, tuning: Tuning) -> None:
