@@ -60,7 +60,7 @@ class Graphs:
 
     def run(self, output_names: Sequence[str] | None, input_feed: Feed) -> list[npt.NDArray[Any]]:
         """Return the outputs for one batch."""
-        own: Shape = next(iter(input_feed.values())).shape  # type: ignore[assignment]  # of two dimensions, all
+        own: Shape = next(iter(input_feed.values())).shape
         shape = bucket(own, self._longest)
         with self._lock:
             if shape is None:

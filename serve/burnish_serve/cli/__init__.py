@@ -19,6 +19,7 @@ VERBS = {
     "soup": "average the weights of checkpoints into one",
     "export": "turn a checkpoint into an optimized, quantized, proven bundle",
     "predict": "answer the rows of a file, or texts",
+    "serve": "answer over HTTP",
     "evaluate": "score a bundle or a checkpoint on labelled rows",
     "bench": "measure latency and throughput of a bundle",
     "tune": "keep the settings that are the fastest on this machine",
@@ -26,7 +27,7 @@ VERBS = {
     "verify": "check that a bundle is whole and still answers as it did",
     "doctor": "show what this machine can run",
 }
-OWN = ("predict", "evaluate", "inspect", "verify", "doctor")
+OWN = ("predict", "serve", "evaluate", "inspect", "verify", "doctor")
 
 
 class Verbs(click.Group):

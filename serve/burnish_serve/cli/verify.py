@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-
 import click
-import numpy as np
 
 from burnish_serve import machine
-from burnish_serve.bundle import golden_values
 from burnish_serve.choice import fits
 from burnish_serve.cli.options import device_option, provider_option, signature_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.errors import ProofError
+from burnish_serve.golden import largest_difference
 from burnish_serve.opening import open_runner
 from burnish_serve.providers import LIKE
 from burnish_serve.session import provider_for
@@ -40,11 +37,7 @@ def command(bundle: str, public_key: str | None, device: str, provider: str | No
         else:  # one made for CPUs alone is replayed there
             model = open_runner(opened, device="cpu", variant=name)
         elsewhere[name] = "" if model.provider == chosen else " on the CPU"
-        found = golden_values(model.logits(manifest.golden_rows))
-        if [len(row) for row in found] != [len(row) for row in variant.golden_outputs]:
-            raise ProofError(f"{bundle} gives {name}'s golden rows another number of outputs than where it was made")
-        pairs = zip(itertools.chain(*found), itertools.chain(*variant.golden_outputs), strict=True)
-        differences[name] = float(np.abs([one - np.float32(other) for one, other in pairs]).max(initial=0))
+        differences[name] = largest_difference(opened, model)
         if not differences[name] <= variant.golden_tolerance:
             wrong.append(f"{name} is off by {differences[name]:.2g} where {variant.golden_tolerance:.2g} is allowed")
     if wrong:

@@ -1,0 +1,171 @@
+"""Load for a server: clients that wait for each other's turn, or requests that come whether or not it keeps up.
+
+Runs in a process of its own beside `burnish serve`, with plain sockets, so that it takes little of the machine.
+
+    python bench/load.py URL rows.jsonl --clients 32 --seconds 10
+    python bench/load.py URL rows.jsonl --rate 400 --texts 16 --seconds 60
+
+Closed loop: each client sends its next request when it has its answer. Open loop: requests come at random (Poisson) at
+a rate, as those of many people do, and what a request waits for its turn counts (G. Tene's coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import itertools
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import numpy as np
+
+
+class Client:
+    """One connection that is kept."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.place = host, port
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> tuple[int, dict[str, str]]:
+        """Send a request and return the status and headers of its answer; 0 for a connection that was lost."""
+        try:
+            if self.streams is None:
+                self.streams = await asyncio.open_connection(*self.place)
+            reader, writer = self.streams
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+            await reader.readexactly(int(headers.get("content-length", "0")))
+            if headers.get("connection") == "close":
+                self.close()
+            return int(head[0].split()[1]), headers
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return 0, {}
+
+    def close(self) -> None:
+        """Close the connection; the next request makes another."""
+        if self.streams is not None:
+            self.streams[1].close()
+            self.streams = None
+
+
+Outcome = tuple[float, float, int, bool]
+"""When a request was due, seconds until its answer, status, whether it had Retry-After."""
+
+
+async def closed(url: str, requests: Iterator[bytes], clients: int, seconds: float) -> list[Outcome]:
+    """Return what became of the requests of clients that wait for their answers."""
+    found: list[Outcome] = []
+    ends = time.perf_counter() + seconds
+
+    async def one() -> None:
+        client = _client(url)
+        while (begun := time.perf_counter()) < ends:
+            status, headers = await client.ask(next(requests))
+            found.append((begun, time.perf_counter() - begun, status, "retry-after" in headers))
+        client.close()
+
+    await asyncio.gather(*(one() for _ in range(clients)))
+    return found
+
+
+async def opened(url: str, requests: Iterator[bytes], rate: float, seconds: float) -> list[Outcome]:
+    """Return what became of requests that come at a rate; a connection that is free takes each, or a new one."""
+    found: list[Outcome] = []
+    free: list[Client] = []
+    drawn = random.Random(0)  # noqa: S311  # arrivals, no secrets
+
+    async def one(due: float, request: bytes) -> None:
+        client = free.pop() if free else _client(url)
+        status, headers = await client.ask(request)
+        found.append((due, time.perf_counter() - due, status, "retry-after" in headers))
+        free.append(client)
+
+    tasks = set()
+    due = time.perf_counter()
+    ends = due + seconds
+    while due < ends:
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        task = asyncio.create_task(one(due, next(requests)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        due += drawn.expovariate(rate)
+    await asyncio.gather(*tasks)
+    for client in free:
+        client.close()
+    return found
+
+
+def requests_of(url: str, texts: list[str], count: int, token: str | None) -> Iterator[bytes]:
+    """Yield requests of ``count`` texts, in a circle."""
+    address = urlsplit(url)
+    own = f"Authorization: Bearer {token}\r\n" if token else ""
+    bodies = [
+        json.dumps({"rows": [texts[(start + place) % len(texts)] for place in range(count)]}).encode()
+        for start in range(0, len(texts), count)
+    ]
+    whole = [
+        f"POST {address.path or '/v1/predict'} HTTP/1.1\r\nHost: {address.netloc}\r\n{own}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+        for body in bodies
+    ]
+    return itertools.cycle(whole)
+
+
+def summary(found: list[Outcome], texts: int, seconds: float) -> dict[str, Any]:
+    """Return the figures of a run; times in milliseconds."""
+    statuses = collections.Counter(status for _, _, status, _ in found)
+    good = np.array([took for _, took, status, _ in found if status == 200]) * 1000
+    refused = np.array([took for _, took, status, _ in found if status in {429, 503}]) * 1000
+    return {
+        "requests": len(found),
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "texts_per_second": round(len(good) * texts / seconds, 1),
+        "answered_ms": _percentiles(good),
+        "refused_ms": _percentiles(refused),
+        "refused_with_retry_after": sum(retry for _, _, status, retry in found if status == 429),
+    }
+
+
+def _percentiles(values: Any) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
+
+
+def _client(url: str) -> Client:
+    address = urlsplit(url)
+    return Client(address.hostname or "127.0.0.1", address.port or 80)
+
+
+@click.command()
+@click.argument("url")
+@click.argument("rows", type=click.Path(exists=True, path_type=Path))
+@click.option("--clients", default=32, help="clients of the closed loop  [default: 32]")
+@click.option("--rate", type=float, help="requests a second of an open loop, in place of clients that wait")
+@click.option("--texts", default=1, help="texts of a request  [default: 1]")
+@click.option("--seconds", default=10.0, help="[default: 10]")
+@click.option("--token", help="bearer token")
+def main(url: str, rows: Path, clients: int, rate: float | None, texts: int, seconds: float, token: str | None) -> None:
+    """Send requests to a server at URL, such as http://127.0.0.1:8080, and print one JSON line of figures."""
+    lines = [json.loads(line)["text"] for line in rows.read_text(encoding="utf-8").splitlines()]
+    requests = requests_of(url, lines, texts, token)
+    run = closed(url, requests, clients, seconds) if rate is None else opened(url, requests, rate, seconds)
+    started = time.perf_counter()
+    found = asyncio.run(run)
+    json.dump(summary(found, texts, max(seconds, time.perf_counter() - started)), sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main()
