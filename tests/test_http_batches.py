@@ -230,6 +230,23 @@ def test_a_deadline_that_has_passed_is_told_and_not_computed(slow, gate):
     assert slow.batches == [TEXTS[:1], TEXTS[1:2]]
 
 
+def test_what_is_too_late_is_not_computed_where_the_loop_is_late_itself(slow, gate):
+    gate.clear()
+
+    @ask(slow)
+    async def found(batches):
+        first = asyncio.create_task(batches.answer(TEXTS[:1], {}, soon()))
+        await until(lambda: slow.batches)
+        late = asyncio.create_task(batches.answer(["too late"], {}, soon(0.05)))
+        await until(lambda: batches.waiting_rows == 1)
+        threading.Timer(0.1, gate.set).start()
+        time.sleep(0.4)  # the event loop does nothing meanwhile, and the worker is free
+        return await asyncio.gather(first, late, return_exceptions=True)
+
+    assert found[1].status == 504
+    assert slow.batches == [TEXTS[:1]]
+
+
 def test_who_went_away_is_not_computed(slow, gate):
     gate.clear()
 

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -69,20 +69,11 @@ class Server(uvicorn.Server):
             await model.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; the second time, end."""
+        """Begin to end; the second time, end. uvicorn would note the signal, and die of it when all is done."""
         if self.should_exit:
             os._exit(KILLED)
         self.should_exit = True
         self.app.ending = True
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take signals as uvicorn does; one that ended us well is no cause of death."""
-        with super().capture_signals():
-            try:
-                yield
-            finally:
-                self._captured_signals.clear()
 
     async def _load(self) -> None:
         """Load all models; the first that is bad ends the server."""
