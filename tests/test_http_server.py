@@ -308,7 +308,7 @@ def test_compressed_bodies_and_other_kinds_are_refused(server):
 
 
 def test_other_places_and_methods(server):
-    assert (server.get("/")[0], server.get("/v2/models/other")[2]["code"]) == (404, "no_such_model")
+    assert (server.get("/none")[0], server.get("/v2/models/other")[2]["code"]) == (404, "no_such_model")
     status, headers, said = server.get("/v1/predict")
     assert (status, headers["allow"], said["code"]) == (405, "POST", "method")
 
@@ -492,3 +492,20 @@ def test_a_bundle_is_replaced_in_one_step_and_a_bad_one_is_not(start, tiny_bundl
     assert server.post("/v1/predict", {"rows": TEXTS})[2]["answers"] == after
     assert server.get("/v2/health/ready")[0] == 200
     assert server.end() == 0
+
+
+def test_the_document_tells_every_address(server):
+    found = server.get("/openapi.json")[2]
+    for path, methods in found["paths"].items():
+        for method in methods:
+            status = server.request(method.upper(), path.replace("{name}", "tiny_bundle"))[0]
+            assert status in {200, 400, 415}, (path, status)
+            assert set(methods[method]["responses"]) >= {"200", "413", "429", "503"}
+    assert (
+        found["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"][
+            "rows"
+        ]["maxItems"]
+        == 8
+    )
+    (known,) = server.get("/v1/models")[2]["models"]
+    assert (known["name"], known["columns"], known["options"]) == ("tiny_bundle", ["text"], ["top_k", "reject_below"])

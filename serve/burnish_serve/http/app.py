@@ -26,13 +26,15 @@ from burnish_serve.http.batches import Answered
 from burnish_serve.http.config import ServeConfig
 from burnish_serve.http.metrics import CONTENT_TYPE, Metrics
 from burnish_serve.http.model import Model
+from burnish_serve.http.openapi import document
+from burnish_serve.http.page import page
 from burnish_serve.http.reading import BINARY, JSON, read_body, strict_json
 from burnish_serve.http.refusal import Refusal
 
 access = logging.getLogger("burnish.access")
 logger = logging.getLogger("burnish.serve")
-# Whoever may not ask may still see whether we live, as probes do.
-OPEN = {"/v2/health/live", "/v2/health/ready"}
+# Whoever may not ask may still see whether we live, as probes do, and where he would have to say who he is.
+OPEN = {"/", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -59,6 +61,9 @@ class App:
         infer = ["/v2/models/{name}", "/v2/models/{name}/versions/1"]
         self._router = Router(
             [
+                Route("/", self.page),
+                Route("/openapi.json", self.openapi),
+                Route("/v1/models", self.known),
                 Route("/v1/predict", self.predict, methods=["POST"]),
                 Route("/predict", self.predict_tei, methods=["POST"]),
                 *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in infer),
@@ -164,6 +169,19 @@ class App:
         answered = await self._listened(request, model, body["rows"], body.get("options"))
         cut = {"truncated": answered.truncated} if answered.truncated else {}
         return _json({"model": model.name, "answers": answered.answers, **cut})
+
+    async def known(self, request: Request) -> Response:
+        """Return the models, and what can be asked of each."""
+        return _json({"models": [_told(model) for model in self.models.values()]})
+
+    async def page(self, request: Request) -> Response:
+        """Return the page to try a model on."""
+        content, headers = page()
+        return Response(content, headers=headers)
+
+    async def openapi(self, request: Request) -> Response:
+        """Return what all of this is, as OpenAPI has it."""
+        return _json(document(self.config, tokens=self._tokens is not None))
 
     async def predict_tei(self, request: Request) -> Response:
         """Answer as text-embeddings-inference does: ``{"inputs": text, [one, other] or [[…], …]}``."""
@@ -283,6 +301,21 @@ class App:
         finally:
             listening.remove_done_callback(gone)
             listening.cancel()
+
+
+def _told(model: Model) -> dict[str, Any]:
+    """Return what can be asked of a model."""
+    if not model.ready:
+        return {"name": model.name, "ready": False, "task": "", "variant": "", "columns": [], "options": []}
+    runner = model.opened.runner
+    return {
+        "name": model.name,
+        "ready": True,
+        "task": runner.task.name,
+        "variant": runner.variant,
+        "columns": inference.read_by(runner.task, pairs=runner.pairs),
+        "options": list(runner.task.options),
+    }
 
 
 def _tei_row(one: Any) -> Any:

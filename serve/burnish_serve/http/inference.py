@@ -45,10 +45,15 @@ def columns_of(task: Task) -> list[str]:
     return list(dict.fromkeys(column for some in task.columns if TEXTS.issuperset(some) for column in some))
 
 
-def metadata(name: str, task: Task, *, pairs: bool) -> dict[str, Any]:
-    """Return what a model reads, one text or a pair where its task has both, and gives."""
+def read_by(task: Task, *, pairs: bool) -> list[str]:
+    """Return the columns of text that a model reads: of one text or of a pair where its task has both."""
     known = columns_of(task)
-    columns = [column for column in known if (column == "text") is not pairs] if "text" in known else known
+    return [column for column in known if (column == "text") is not pairs] if "text" in known else known
+
+
+def metadata(name: str, task: Task, *, pairs: bool) -> dict[str, Any]:
+    """Return what a model reads and gives."""
+    columns = read_by(task, pairs=pairs)
     return {
         "name": name,
         "versions": ["1"],

@@ -32,6 +32,10 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_answer_len": (_whole, "a whole number from 1"),
     "handle_impossible_answer": (lambda value: type(value) is bool, "true or false"),
     "align_to_words": (lambda value: type(value) is bool, "true or false"),
+    "targets": (
+        lambda value: isinstance(value, list) and 0 < len(value) <= 100 and all(isinstance(one, str) for one in value),
+        "a list of 1 to 100 words",
+    ),
 }
 
 
