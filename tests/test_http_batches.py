@@ -124,7 +124,25 @@ def test_a_batch_holds_no_more_than_its_budget(slow, gate):
     assert max(len(batch) for batch in slow.batches) == 2
 
 
-def test_workers_share_what_waits(slow, gate):
+def test_free_workers_share_what_waits(slow, gate):
+    gate.clear()
+
+    @ask(slow, workers=2)
+    async def found(batches):
+        await until(lambda: batches._free == 2)
+        with batches._change:  # so that all of it waits before one of them looks
+            tasks = [asyncio.create_task(batches.answer([text], {}, soon())) for text in TEXTS]
+            await asyncio.sleep(0)
+            assert batches.waiting_rows == 4
+        await until(lambda: len(slow.batches) == 2)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(found) == 4
+    assert [len(batch) for batch in slow.batches] == [2, 2]
+
+
+def test_a_worker_leaves_nothing_to_one_that_is_busy(slow, gate):
     gate.clear()
 
     @ask(slow, workers=2)
@@ -139,7 +157,7 @@ def test_workers_share_what_waits(slow, gate):
         return await asyncio.gather(*tasks)
 
     assert len(found) == 6
-    assert max(len(batch) for batch in slow.batches) == 2, "half of what waits, for one of two workers"
+    assert max(len(batch) for batch in slow.batches) == 4, "all that waits, for the other worker was not free"
 
 
 def test_options_are_each_requests_own(slow, model):

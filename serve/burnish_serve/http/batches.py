@@ -83,6 +83,7 @@ class Batches:
         self._waiting: deque[_Waiting] = deque()
         self._change = threading.Condition()
         self._closed = False
+        self._free = 0
         self._rate = 0.0
         self._loop = asyncio.get_running_loop()
         self._threads = [
@@ -139,8 +140,10 @@ class Batches:
         """Compute batch by batch until all is closed."""
         while True:
             with self._change:
+                self._free += 1
                 while not self._waiting and not self._closed:
                     self._change.wait()
+                self._free -= 1
                 if not self._waiting:
                     return
                 batch = self._take()
@@ -148,9 +151,9 @@ class Batches:
                 self._compute(batch)
 
     def _take(self) -> list[_Waiting]:
-        """Return requests for a batch: its budget, or this worker's share of what waits; none that nobody wants."""
+        """Return requests for a batch: its budget, or a free worker's share of what waits; none that nobody wants."""
         batch: list[_Waiting] = []
-        share = math.ceil(self.waiting_rows / self._workers)
+        share = math.ceil(self.waiting_rows / (self._free + 1))
         rows = size = 0
         now = time.monotonic()
         while self._waiting:
