@@ -385,6 +385,7 @@ def test_a_token_is_asked_for_before_the_body(start, tiny_bundle, tmp_path):
             "whoever reaches 0.0.0.0 could ask",
         ),
         (["--tls-key", "key.pem"], "https needs both"),
+        (["--tls-key", "key.pem", "--tls-certificate", "none.pem"], "no such file: none.pem"),
         (["--port", "70000"], "port must be below 65536"),
         (["--tokens", "none"], "none cannot be read as a file of tokens"),
     ],

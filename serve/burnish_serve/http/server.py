@@ -118,6 +118,9 @@ def run(bundles: Sequence[str | Path], config: ServeConfig) -> None:
     for folder in folders.values():
         if not folder.is_dir():
             raise InputError(f"no such bundle: {folder}")
+    for path in (config.tls_certificate, config.tls_key):
+        if path is not None and not path.is_file():
+            raise InputError(f"no such file: {path}")
     models = {name: Model(name, folder, config, metrics.of(name)) for name, folder in folders.items()}
     app = App(models, config, metrics, read_tokens(config.tokens) if config.tokens else None)
     settings = uvicorn.Config(
