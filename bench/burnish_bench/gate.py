@@ -41,8 +41,8 @@ def read_saved(path: Path) -> dict[str, Any]:
 def gate(saved: Mapping[str, Any], data: Mapping[str, Any], *, drop: float) -> dict[str, Any]:
     """Return what has become of each variant's speed.
 
-    A variant is slower where the median of its new speed lies under ``1 - drop`` of the old one, and the whole 95 %
-    interval under the old median: by more than is let go, and by more than noise.
+    A variant is slower where the median of its new speed lies under ``1 - drop`` of the old one, and neither median in
+    the 95 % interval of the other: by more than is let go, and by more than the noise of either run.
 
     Args:
         saved: figures of the run before.
@@ -62,7 +62,8 @@ def gate(saved: Mapping[str, Any], data: Mapping[str, Any], *, drop: float) -> d
         before, now = saved["variants"].get(name, {}).get("per_reference"), found["per_reference"]
         if before:
             ratio, low, high = (now[key] / before["median"] for key in ("median", "low", "high"))
-            verdicts[name] = {"ratio": ratio, "low": low, "high": high, "slower": ratio < 1 - drop and high < 1}
+            slower = ratio < 1 - drop and high < 1 and now["median"] < before["low"]
+            verdicts[name] = {"ratio": ratio, "low": low, "high": high, "slower": slower}
     if not verdicts:
         names = ", ".join(saved["variants"])
         raise InputError(f"the saved run and this one have no variant in common; saved are: {names}")

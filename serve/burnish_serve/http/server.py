@@ -40,13 +40,11 @@ class Server(uvicorn.Server):
     Args:
         config: uvicorn's.
         app: what answers.
-        drain: seconds to finish what was accepted.
     """
 
-    def __init__(self, config: uvicorn.Config, app: App, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
         self.app = app
-        self.drain = drain
         self.problem: BurnishError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -138,7 +136,7 @@ def run(bundles: Sequence[str | Path], config: ServeConfig) -> None:
         ssl_certfile=config.tls_certificate,
         ssl_keyfile=config.tls_key,
     )
-    server = Server(settings, app, config.drain)
+    server = Server(settings, app)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it cannot listen
