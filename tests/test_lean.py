@@ -102,13 +102,14 @@ def test_predicting_works_where_nothing_heavy_is_installed(run_lean, tiny_bundle
         (["evaluate", "checkpoint", "--data", "rows.jsonl"], ["torch", "transformers"], "train"),
         (["predict", "BUNDLE", "rows.jsonl"], ["onnxruntime"], "cpu"),
         (["inspect", "BUNDLE", "--require-signature", "key.pub"], ["model_signing"], "sign"),
+        (["serve", "BUNDLE"], ["starlette", "uvicorn", "prometheus_client"], "http"),
         (
             ["train", "--model", "x", "--train", "rows.jsonl", "--out", "o", "--task", "text-classification"],
             ["torch", "transformers", "accelerate", "datasets"],
             "train",
         ),
     ],
-    ids=["read parquet", "write parquet", "evaluate", "evaluate a checkpoint", "runtime", "signature", "train"],
+    ids=["read parquet", "write parquet", "evaluate", "evaluate a checkpoint", "runtime", "signature", "serve", "train"],
 )
 def test_what_is_missing_is_said_as_an_extra(run_lean, tiny_bundle, tmp_path, arguments, blocked, extra):
     (tmp_path / "rows.jsonl").write_text('{"text": "great", "label": "positive"}\n' * 8)
