@@ -109,7 +109,16 @@ def test_predicting_works_where_nothing_heavy_is_installed(run_lean, tiny_bundle
             "train",
         ),
     ],
-    ids=["read parquet", "write parquet", "evaluate", "evaluate a checkpoint", "runtime", "signature", "serve", "train"],
+    ids=[
+        "read parquet",
+        "write parquet",
+        "evaluate",
+        "evaluate a checkpoint",
+        "runtime",
+        "signature",
+        "serve",
+        "train",
+    ],
 )
 def test_what_is_missing_is_said_as_an_extra(run_lean, tiny_bundle, tmp_path, arguments, blocked, extra):
     (tmp_path / "rows.jsonl").write_text('{"text": "great", "label": "positive"}\n' * 8)
