@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
 from burnish_bench import tune as module
 from burnish_bench.cli import tune as command
 from burnish_bench.tune import fastest
-from burnish_serve import load, machine, open_bundle, tuning
+from burnish_serve import load, machine, open_bundle, opening, tuning
+from burnish_serve.opening import open_runner
 from burnish_serve.runner import MAX_BATCH_TOKENS
-from burnish_serve.session import CPU
+from burnish_serve.session import CPU, OPENVINO
 from burnish_serve.timing import Estimate
 from burnish_serve.tuning import Tuning
 
@@ -102,6 +104,7 @@ def test_settings_are_for_one_machine_and_bundle(
         b'{"tuning": {"callers": 1}}',
         b'{"tuning": {"spinning": null}}',
         b'{"tuning": {"cuda_graphs": 1}}',
+        b'{"tuning": {"openvino": 1}}',
         b'{"tuning": {"threads": 2}}',
     ],
 )
@@ -202,6 +205,82 @@ def test_the_fastest_settings_are_kept(
         (2048, False),
     ]
     assert [one["spinning"] for one in data["single_rows"]] == [True, False]
+
+
+class Stranger:
+    """OpenVINO's runner: it computes as the CPU does, but for what is planted."""
+
+    def __init__(self, off: float = 0.0, by_batch: float = 0.0) -> None:
+        self.inner = open_runner(open_bundle(TINY), provider="cpu", variant="int8", tuning=Tuning())
+        self.off, self.by_batch = off, by_batch
+
+    def run(self, outputs: Any, feed: Mapping[str, Any]) -> list[Any]:
+        found = self.inner.session.run(outputs, feed)
+        return [value + self.off + self.by_batch * (len(value) > 1) for value in found]
+
+
+def with_openvino(monkeypatch: pytest.MonkeyPatch, stranger: Stranger, provider: str = OPENVINO) -> None:
+    """Make `tune` find OpenVINO, with this session."""
+
+    def opened(bundle: Any, *, tuning: Tuning, **given: Any) -> Any:
+        runner = open_runner(bundle, tuning=dataclasses.replace(tuning, openvino=False), **given)
+        if tuning.openvino:
+            runner.session, runner.callers, runner.provider = stranger, None, provider
+        return runner
+
+    known = type("Runtime", (), {"get_available_providers": staticmethod(lambda: [OPENVINO, CPU])})
+    monkeypatch.setattr(module, "import_onnxruntime", lambda: known)
+    monkeypatch.setattr(module, "open_runner", opened)
+    monkeypatch.setattr(
+        module,
+        "interleave",
+        lambda calls, *, rounds, **_: {
+            each: np.full((rounds, 1), 0.5 if each == Tuning(openvino=True) else 1) for each in calls
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("stranger", "provider", "said"),
+    [
+        (Stranger(), OPENVINO, "kept for int8 with 2 threads: batches of 512 tokens, by OpenVINO, threads that"),
+        (Stranger(off=0.1), OPENVINO, "OpenVINO is not taken: golden rows are off by 0.1 where 0.001 is allowed"),
+        (Stranger(by_batch=1e-6), OPENVINO, "OpenVINO is not taken: answers depend on the batch, and the variant"),
+        (Stranger(), CPU, "OpenVINO is not taken: it does not start"),
+    ],
+)
+def test_openvino_is_taken_where_it_is_faster_and_keeps_what_the_bundle_promises(
+    stranger: Stranger, provider: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_openvino(monkeypatch, stranger, provider)
+    result = CliRunner().invoke(command, [str(TINY), "--threads", "2", "--rounds", "6", "--variant", "int8"])
+    assert result.exit_code == 0, result.output
+    assert said in result.stdout
+    assert tuning.read(kept()) == Tuning(openvino="by OpenVINO" in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "provider"), [({}, OPENVINO), ({"device": "cpu"}, OPENVINO), ({"provider": "cpu"}, CPU)]
+)
+def test_openvino_that_was_kept_is_opened_where_no_provider_is_asked_for(
+    given: dict[str, Any], provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning.write(kept(), Tuning(openvino=True))
+    monkeypatch.setattr(opening, "provider_for", lambda *_: CPU)
+    monkeypatch.setattr(opening, "tried_session", lambda *_, **__: (Stranger(), {OPENVINO: 1}))
+    runner = load(TINY, variant="int8", threads=2, **given)
+    assert runner.provider == provider
+    assert (runner.callers is None) is (provider == OPENVINO)
+
+
+@pytest.mark.skipif(OPENVINO in onnxruntime.get_available_providers(), reason="onnxruntime-openvino is installed")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_openvino_that_was_kept_and_fails_leaves_the_cpu(device: str) -> None:
+    tuning.write(kept(), Tuning(openvino=True))
+    with pytest.warns(RuntimeWarning, match="taking the CPU: cannot run"):
+        model = load(TINY, device=device, variant="int8", threads=2)
+    assert model.provider == CPU
+    assert model(TEXTS) == load(TINY, provider="cpu", variant="int8")(TEXTS)
 
 
 def test_one_thread_has_nobody_to_wait_for() -> None:

@@ -21,10 +21,12 @@ from burnish_bench.measure import one_by_one
 from burnish_bench.table import columns
 from burnish_bench.workload import workload_of
 from burnish_serve import machine, tuning
+from burnish_serve.bundle import Bundle, golden_values
 from burnish_serve.errors import BurnishError
+from burnish_serve.golden import largest_difference
 from burnish_serve.opening import open_runner
 from burnish_serve.runner import Runner
-from burnish_serve.session import CPU, CUDA
+from burnish_serve.session import CPU, CUDA, OPENVINO, import_onnxruntime
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import Row
 from burnish_serve.timing import Estimate, Samples, interleave, speedup
@@ -70,7 +72,8 @@ def tune(
         threads=config.threads,
     )
     plain = opened(tuning=Tuning())
-    batches, waits = _batches(plain, opened), _waits(plain, opened, workload.rows)
+    other, refused = _openvino(bundle, plain, opened, workload.rows)
+    batches, waits = _batches(plain, opened, other), _waits(plain, opened, workload.rows)
     tick = start((len(batches) + len(waits)) * config.rounds)
     timed = partial(interleave, rounds=config.rounds, seconds=config.seconds, tick=tick)
     speeds = _against(timed({each: partial(model, workload.rows) for each, model in batches.items()}))
@@ -97,6 +100,7 @@ def tune(
         "default_batch_tokens": plain.max_batch_tokens,
         "whole_calls": _told(speeds),
         "single_rows": _told(delays),
+        "openvino": refused,
         "tuning": dataclasses.asdict(kept),
         "file": str(path),
     }
@@ -116,15 +120,46 @@ def fastest(found: Mapping[Tuning, Estimate]) -> Tuning:
     return max(better, key=lambda each: better[each].median) if better else Tuning()
 
 
-def _batches(plain: Runner, opened: Callable[..., Runner]) -> dict[Tuning, Runner]:
+def _openvino(
+    bundle: Bundle, plain: Runner, opened: Callable[..., Runner], rows: Sequence[Row]
+) -> tuple[Runner | None, str | None]:
+    """Return a runner of OpenVINO's that answers as the bundle promises, else None; and why one is not to be taken.
+
+    It computes by itself, so it must give the golden rows' outputs, and where the variant promises it, the same
+    outputs alone as in a batch, bit for bit.
+    """
+    if plain.provider != CPU or OPENVINO not in import_onnxruntime().get_available_providers():
+        return None, None
+    try:
+        other = opened(tuning=Tuning(openvino=True))
+        promised = bundle.manifest.variants[plain.variant]
+        off = largest_difference(bundle, other)
+    except BurnishError as error:
+        return None, str(error)
+    if other.provider != OPENVINO:
+        return None, "it does not start"
+    if not off <= promised.golden_tolerance:
+        return None, f"golden rows are off by {off:.2g} where {promised.golden_tolerance:.2g} is allowed"
+    if promised.batch_invariant:
+        asked = other.examine(rows[:ROWS_TO_AGREE])
+        alone = [golden_values(other.outputs([row]))[0] for row in asked]
+        if golden_values(other.outputs(asked)) != tuple(alone):
+            return None, "answers depend on the batch, and the variant promises that they do not"
+    return other, None
+
+
+def _batches(plain: Runner, opened: Callable[..., Runner], openvino: Runner | None) -> dict[Tuning, Runner]:
     """Return runners with other batches, the default first."""
     found = {Tuning(): plain}
-    models = [plain, *([opened(tuning=Tuning(callers=False))] if plain.callers else [])]
-    for model in models:
+    models = {Tuning(): plain}
+    if plain.callers:
+        models[Tuning(callers=False)] = opened(tuning=Tuning(callers=False))
+    if openvino:
+        models[Tuning(openvino=True)] = openvino
+    for settings, model in models.items():
         for size in SIZES:
             tokens = None if size == 1 else max(1, int(plain.max_batch_tokens * size))
-            each = Tuning(max_batch_tokens=tokens, callers=model is plain)
-            found.setdefault(each, _sized(model, tokens))
+            found.setdefault(dataclasses.replace(settings, max_batch_tokens=tokens), _sized(model, tokens))
     return found
 
 
@@ -172,18 +207,21 @@ def render(data: Mapping[str, Any]) -> str:
     rows = [["tokens a batch", "callers", "x default", "95 % interval"]]
     for one in data["whole_calls"]:
         callers = data["threads"] if one["callers"] and data["provider"] == CPU else 1
-        rows.append([f"{one['max_batch_tokens'] or default:,}", str(callers), *_speed(one["speedup"])])
+        how = "OpenVINO" if one["openvino"] else str(callers)
+        rows.append([f"{one['max_batch_tokens'] or default:,}", how, *_speed(one["speedup"])])
     waits = [["threads that wait", "x default", "95 % interval"]]
     waits += [[_way(one), *_speed(one["speedup"])] for one in data["single_rows"]]
     kept = data["tuning"]
     said = [f"batches of {kept['max_batch_tokens'] or default:,} tokens"]
-    said.append("side by side" if kept["callers"] else "one after another")
+    said.append("by OpenVINO" if kept["openvino"] else "side by side" if kept["callers"] else "one after another")
     said.append(f"threads that {'spin' if kept['spinning'] else 'sleep'} while they wait")
     said += ["CUDA graphs"] if kept["cuda_graphs"] else []
+    refused = [f"OpenVINO is not taken: {data['openvino']}"] if data["openvino"] else []
     return "\n\n".join(
         [
             f"whole calls on {data['rows']['texts']:,} rows of {data['rows']['source']}\n{columns(rows)}",
             f"single rows\n{columns(waits)}",
+            *refused,
             f"kept for {data['variant']} with {data['threads']} threads: {', '.join(said)}\n{data['file']}",
         ]
     )

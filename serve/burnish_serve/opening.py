@@ -18,7 +18,7 @@ from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, DeviceError, InputError
 from burnish_serve.graphs import Graphs
 from burnish_serve.runner import MAX_BATCH_TOKENS, Runner, model_inputs
-from burnish_serve.session import CPU, CUDA, Feed, Session, create_session, provider_for, tried_session
+from burnish_serve.session import CPU, CUDA, OPENVINO, Feed, Session, create_session, provider_for, tried_session
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import Encoded, task_named
 from burnish_serve.text import encoder_for
@@ -99,16 +99,18 @@ def open_runner(
     try:
         count = threads or machine.num_threads()
         tuned = tuning or read(place(bundle, name, chosen, count)) or Tuning()
+        if tuned.openvino and chosen == CPU and provider is None:
+            chosen = OPENVINO
         several = chosen == CPU and count > 1 and tuned.callers
         own = 1 if several and for_files else count
         session, nodes = _open_session(bundle, name, chosen, own, tuned)
     except DeviceError as error:
-        if device != "auto" or provider is not None:
+        if provider is not None or (device != "auto" and chosen != OPENVINO):
             raise
         warnings.warn(f"taking the CPU: {error}", RuntimeWarning, stacklevel=3)
         return open_runner(
             bundle,
-            device="cpu",
+            provider="cpu",
             variant=variant,
             threads=threads,
             max_batch_tokens=max_batch_tokens,

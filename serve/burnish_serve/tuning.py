@@ -2,7 +2,8 @@
 
 They change how fast a bundle answers. What it answers they change no more than other batches do: not at all where the
 variant answers the same in any batch, as int8 does, in the last bits in float32, and visibly in dynamic int8, whose
-answers depend on their neighbours anyway. ``burnish tune`` measures and writes them; whoever opens the bundle on the
+answers depend on their neighbours anyway. OpenVINO alone computes by itself; it is held to the golden rows, and to the
+same answer in any batch. ``burnish tune`` measures and writes them; whoever opens the bundle on the
 same machine reads them. A file that was damaged, or was written on another processor, with other threads, another ONNX
 Runtime or another bundle, is as good as none.
 
@@ -36,6 +37,8 @@ class Tuning:
     """Whether threads that wait for work keep their processor busy."""
     cuda_graphs: bool = False
     """Whether small batches on CUDA are recorded and replayed (`burnish_serve.graphs`)."""
+    openvino: bool = False
+    """Whether OpenVINO takes the place of ONNX Runtime's own kernels for the CPU where no provider is asked for."""
 
 
 def place(bundle: Bundle, variant: str, provider: str, threads: int) -> Path | None:
@@ -70,7 +73,7 @@ def read(path: Path | None) -> Tuning | None:
         return None
     tokens = tuning.max_batch_tokens
     whole = tokens is None or (type(tokens) is int and tokens > 0)
-    switches = (tuning.callers, tuning.spinning, tuning.cuda_graphs)
+    switches = (tuning.callers, tuning.spinning, tuning.cuda_graphs, tuning.openvino)
     return tuning if whole and all(type(switch) is bool for switch in switches) else None
 
 
