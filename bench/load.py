@@ -25,37 +25,59 @@ from urllib.parse import urlsplit
 
 import click
 import numpy as np
+import uvloop
 
 
-class Client:
-    """One connection that is kept."""
+class Client(asyncio.Protocol):
+    """One connection that is kept; sends a request at a time and reads no more of an answer than it must."""
 
     def __init__(self, host: str, port: int) -> None:
         self.place = host, port
-        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.transport: asyncio.Transport | None = None
+        self.answered: asyncio.Future[tuple[int, bytes, bytes]] | None = None
+        self.received = b""
 
-    async def ask(self, request: bytes) -> tuple[int, dict[str, str]]:
-        """Send a request and return the status and headers of its answer; 0 for a connection that was lost."""
-        try:
-            if self.streams is None:
-                self.streams = await asyncio.open_connection(*self.place)
-            reader, writer = self.streams
-            writer.write(request)
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-            await reader.readexactly(int(headers.get("content-length", "0")))
-            if headers.get("connection") == "close":
+    async def ask(self, request: bytes) -> tuple[int, bytes, bytes]:
+        """Send a request and return the status, head in small letters, and body of its answer; 0 where it was lost."""
+        loop = asyncio.get_running_loop()
+        if self.transport is None or self.transport.is_closing():
+            try:
+                await loop.create_connection(lambda: self, *self.place)
+            except OSError:
+                return 0, b"", b""
+        self.answered, self.received = loop.create_future(), b""
+        assert self.transport
+        self.transport.write(request)
+        return await self.answered
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep where to write."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Read an answer, which may come in parts."""
+        self.received += data
+        head, found, body = self.received.partition(b"\r\n\r\n")
+        if not found:
+            return
+        head = head.lower()
+        length = int(head.partition(b"content-length:")[2].partition(b"\r")[0])
+        if len(body) >= length and self.answered and not self.answered.done():
+            if b"connection: close" in head:
                 self.close()
-            return int(head[0].split()[1]), headers
-        except (OSError, asyncio.IncompleteReadError):
-            self.close()
-            return 0, {}
+            self.answered.set_result((int(head[9:12]), head, body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that no answer will come."""
+        self.transport = None
+        if self.answered and not self.answered.done():
+            self.answered.set_result((0, b"", b""))
 
     def close(self) -> None:
         """Close the connection; the next request makes another."""
-        if self.streams is not None:
-            self.streams[1].close()
-            self.streams = None
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
 
 
 Outcome = tuple[float, float, int, bool]
@@ -70,8 +92,8 @@ async def closed(url: str, requests: Iterator[bytes], clients: int, seconds: flo
     async def one() -> None:
         client = _client(url)
         while (begun := time.perf_counter()) < ends:
-            status, headers = await client.ask(next(requests))
-            found.append((begun, time.perf_counter() - begun, status, "retry-after" in headers))
+            status, head, _ = await client.ask(next(requests))
+            found.append((begun, time.perf_counter() - begun, status, b"retry-after:" in head))
         client.close()
 
     await asyncio.gather(*(one() for _ in range(clients)))
@@ -86,8 +108,8 @@ async def opened(url: str, requests: Iterator[bytes], rate: float, seconds: floa
 
     async def one(due: float, request: bytes) -> None:
         client = free.pop() if free else _client(url)
-        status, headers = await client.ask(request)
-        found.append((due, time.perf_counter() - due, status, "retry-after" in headers))
+        status, head, _ = await client.ask(request)
+        found.append((due, time.perf_counter() - due, status, b"retry-after:" in head))
         free.append(client)
 
     tasks = set()
@@ -162,7 +184,7 @@ def main(url: str, rows: Path, clients: int, rate: float | None, texts: int, sec
     requests = requests_of(url, lines, texts, token)
     run = closed(url, requests, clients, seconds) if rate is None else opened(url, requests, rate, seconds)
     started = time.perf_counter()
-    found = asyncio.run(run)
+    found = uvloop.run(run)
     json.dump(summary(found, texts, max(seconds, time.perf_counter() - started)), sys.stdout)
     print()
 

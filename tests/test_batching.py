@@ -38,6 +38,24 @@ def test_batches_are_full_longest_first_and_in_order_of_length(lengths, max_toke
         assert (len(batch) + 1) * max(1, lengths[batch[0]]) > max_tokens
 
 
+@given(lengths, st.integers(1, 200), st.integers(0, 60))
+def test_a_batch_is_cut_where_it_saves_more_padding_than_a_run_costs(lengths, max_tokens, run_tokens):
+    def cost(batches):
+        return sum(run_tokens + len(batch) * lengths[batch[0]] for batch in batches)
+
+    whole, cut = batching.plan(lengths, max_tokens), batching.plan(lengths, max_tokens, run_tokens)
+    assert [int(row) for batch in cut for row in batch] == [int(row) for batch in whole for row in batch]
+    assert cost(cut) <= cost(whole)
+    for batch in cut:
+        for place in range(1, len(batch)):  # no cut is left that would be worth its run
+            assert cost([batch[:place], batch[place:]]) >= cost([batch])
+
+
+def test_a_long_row_does_not_make_its_neighbours_long():
+    assert [batch.tolist() for batch in batching.plan([8, 9, 50, 8], 512, 32)] == [[2], [1, 0, 3]]
+    assert len(batching.plan([8, 9, 12, 8], 512, 32)) == 1
+
+
 def test_the_docstrings_example():
     assert [batch.tolist() for batch in batching.plan([3, 9, 4], max_tokens=10)] == [[1], [2, 0]]
 

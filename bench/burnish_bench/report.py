@@ -209,7 +209,7 @@ def _about_rows(workload: Workload, model: Runner) -> dict[str, Any]:
         "mean_tokens": round(sum(row.tokens for row in encoded) / len(encoded), 1),
         "max_length": model.encoder.max_length,
         "truncated": sum(row.truncated for row in encoded),
-        "padding": round(batching.padding(lengths, model.max_batch_tokens), 4),
+        "padding": round(batching.padding(lengths, model.max_batch_tokens, model.run_tokens), 4),
     }
 
 

@@ -16,7 +16,7 @@ from burnish_serve.tasks import Asked
 
 def test_plan(benchmark: BenchmarkFixture, model: Runner, encoded: list[Asked]) -> None:
     """Sorting 256 rows by length into batches."""
-    batches = benchmark(batching.plan, [row.tokens for row in encoded], model.max_batch_tokens)
+    batches = benchmark(batching.plan, [row.tokens for row in encoded], model.max_batch_tokens, model.run_tokens)
     assert sum(map(len, batches)) == len(encoded)
 
 

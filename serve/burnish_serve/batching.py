@@ -18,12 +18,16 @@ Indices = npt.NDArray[np.intp]
 Ids = npt.NDArray[np.int64]
 
 
-def plan(lengths: Sequence[int] | npt.NDArray[np.intp], max_tokens: int) -> list[Indices]:
+def plan(
+    lengths: Sequence[int] | npt.NDArray[np.intp], max_tokens: int, run_tokens: int | None = None
+) -> list[Indices]:
     """Return the rows of each batch, longest first; every row stands in exactly one.
 
     Args:
         lengths: tokens of each row.
         max_tokens: padded tokens (rows x longest) of a batch at the most; a longer row is a batch of its own.
+        run_tokens: what a run costs by itself, in tokens: a batch is cut in two, and its parts again, where that saves
+            more padding than this; None cuts none.
     """
     sizes = np.asarray(lengths, dtype=np.intp)
     order = np.argsort(-sizes, kind="stable")
@@ -31,14 +35,25 @@ def plan(lengths: Sequence[int] | npt.NDArray[np.intp], max_tokens: int) -> list
     start = 0
     while start < len(order):
         rows = max(1, max_tokens // max(1, int(sizes[order[start]])))
-        batches.append(order[start : start + rows])
+        batch = order[start : start + rows]
+        batches += [batch] if run_tokens is None else _cut(batch, sizes, run_tokens)
         start += rows
     return batches
 
 
-def padding(lengths: Sequence[int], max_tokens: int) -> float:
+def _cut(batch: Indices, sizes: npt.NDArray[np.intp], run_tokens: int) -> list[Indices]:
+    """Return a batch in the parts that are worth a run of their own."""
+    own = sizes[batch]
+    saved = (own[0] - own[1:]) * np.arange(len(own) - 1, 0, -1)
+    if not len(saved) or saved.max() <= run_tokens:
+        return [batch]
+    place = 1 + int(saved.argmax())
+    return [*_cut(batch[:place], sizes, run_tokens), *_cut(batch[place:], sizes, run_tokens)]
+
+
+def padding(lengths: Sequence[int], max_tokens: int, run_tokens: int | None = None) -> float:
     """Return the share of all padded tokens of a plan that is padding."""
-    padded = sum(len(batch) * int(max(lengths[i] for i in batch)) for batch in plan(lengths, max_tokens))
+    padded = sum(len(batch) * int(max(lengths[i] for i in batch)) for batch in plan(lengths, max_tokens, run_tokens))
     return 1 - sum(lengths) / padded
 
 

@@ -17,7 +17,7 @@ from burnish_serve.callers import Callers
 from burnish_serve.choice import choose
 from burnish_serve.errors import BundleError, DeviceError, InputError
 from burnish_serve.graphs import Graphs
-from burnish_serve.runner import MAX_BATCH_TOKENS, Runner, model_inputs
+from burnish_serve.runner import MAX_BATCH_TOKENS, RUN_TOKENS, Runner, model_inputs
 from burnish_serve.session import CPU, CUDA, OPENVINO, Feed, Session, create_session, provider_for, tried_session
 from burnish_serve.signature import open_signed
 from burnish_serve.tasks import Encoded, task_named
@@ -131,6 +131,7 @@ def open_runner(
         variant=name,
         decoding=manifest.decoding,
         max_batch_tokens=max_batch_tokens or tuned.max_batch_tokens or BATCH_TOKENS.get(chosen, MAX_BATCH_TOKENS),
+        run_tokens=RUN_TOKENS if chosen == CPU else None,
         provider=chosen,
         nodes=nodes,
         callers=Callers(made, count) if several else None,

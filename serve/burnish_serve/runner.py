@@ -28,6 +28,8 @@ from burnish_serve.text import TextEncoder
 
 # Padded tokens of one batch: on two cores 512 was 4 % ahead of 1,024 for short texts (bench/LOG.md).
 MAX_BATCH_TOKENS = 512
+# What a run costs by itself, in tokens: measured on one core (bench/LOG.md).
+RUN_TOKENS = 18
 # Rows that a stream sorts by length at a time: enough for batches of like length, little enough to be no memory.
 WINDOW = 4096
 # Rows decoded at a time where each token's outputs are as many as the words of a vocabulary.
@@ -48,6 +50,7 @@ class Runner:
         variant: the name of what the session computes, for reports.
         decoding: what turns the logits into answers, besides the task.
         max_batch_tokens: padded tokens of one batch at the most.
+        run_tokens: what a run costs by itself, in tokens, see `batching.plan`; None where batches are never to be cut.
         provider: the execution provider, for reports; None where it is not ONNX Runtime that computes.
         nodes: how many nodes of its first run ran on each provider; None where nobody looked, as on the CPU.
         callers: several callers of a session like it, for rows of several batches; None for one batch after another.
@@ -66,6 +69,7 @@ class Runner:
         variant: str,
         decoding: Decoding | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
+        run_tokens: int | None = None,
         provider: str | None = None,
         nodes: Mapping[str, int] | None = None,
         callers: Callers | None = None,
@@ -79,6 +83,7 @@ class Runner:
         self.pad_token_id = pad_token_id
         self.variant = variant
         self.max_batch_tokens = max_batch_tokens
+        self.run_tokens = run_tokens
         self.provider = provider
         self.nodes = nodes
         self.callers = callers
@@ -199,7 +204,7 @@ class Runner:
 
     def run(self, encoded: Sequence[Encoded]) -> Any:
         """Return the outputs of encoded texts or windows, in order: an array, or a list of one for each."""
-        plan = batching.plan([len(row.ids) for row in encoded], self.max_batch_tokens)
+        plan = batching.plan([len(row.ids) for row in encoded], self.max_batch_tokens, self.run_tokens)
         per_token = self.task.per_token
 
         def compute(session: Session, indices: Indices) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from burnish_serve.http import inference
@@ -28,6 +29,7 @@ from burnish_serve.http.metrics import CONTENT_TYPE, Metrics
 from burnish_serve.http.model import Model
 from burnish_serve.http.openapi import document
 from burnish_serve.http.page import page
+from burnish_serve.http.protocol import LOST
 from burnish_serve.http.reading import BINARY, JSON, read_body, strict_json
 from burnish_serve.http.refusal import Refusal
 
@@ -38,6 +40,18 @@ OPEN = {"/", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Endpoint:
+    """Lets Starlette's router call what answers; what it raises goes through to where all refusals are told."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 class App:
@@ -57,23 +71,24 @@ class App:
         self.config = config
         self.metrics = metrics
         self.ending = False
+        self._process, self._count = secrets.token_hex(4), itertools.count()
         self._tokens = None if tokens is None else [token.encode() for token in tokens]
         infer = ["/v2/models/{name}", "/v2/models/{name}/versions/1"]
         self._router = Router(
             [
-                Route("/", self.page),
-                Route("/openapi.json", self.openapi),
-                Route("/v1/models", self.known),
-                Route("/v1/predict", self.predict, methods=["POST"]),
-                Route("/predict", self.predict_tei, methods=["POST"]),
-                *(Route(f"{path}/infer", self.infer, methods=["POST"]) for path in infer),
-                Route("/info", self.info),
-                Route("/v2", self.server),
-                Route("/v2/health/live", self.live),
-                Route("/v2/health/ready", self.ready),
-                *(Route(f"{path}/ready", self.model_ready) for path in infer),
-                *(Route(path, self.model) for path in infer),
-                Route("/metrics", self.figures),
+                _route("/", self.page),
+                _route("/openapi.json", self.openapi),
+                _route("/v1/models", self.known),
+                _route("/v1/predict", self.predict, post=True),
+                _route("/predict", self.predict_tei, post=True),
+                *(_route(f"{path}/infer", self.infer, post=True) for path in infer),
+                _route("/info", self.info),
+                _route("/v2", self.server),
+                _route("/v2/health/live", self.live),
+                _route("/v2/health/ready", self.ready),
+                *(_route(f"{path}/ready", self.model_ready) for path in infer),
+                *(_route(path, self.model) for path in infer),
+                _route("/metrics", self.figures),
             ],
             redirect_slashes=False,
         )
@@ -87,7 +102,7 @@ class App:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
-        own = [(b"x-request-id", (asked if REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)).encode())]
+        own = [(b"x-request-id", (asked if asked and REQUEST_ID.fullmatch(asked) else self._new_id()).encode())]
         if trace := headers.get(b"traceparent"):
             own.append((b"traceparent", trace))
         scope["app"] = self  # by which Starlette raises what it refuses
@@ -125,6 +140,10 @@ class App:
                     }
                 )
             )
+
+    def _new_id(self) -> str:
+        """Return an id that no other request has, of this process or another."""
+        return f"{self._process}{next(self._count):08x}"
 
     async def _answer(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send, headers: Mapping[bytes, bytes]
@@ -288,19 +307,21 @@ class App:
     async def _listened(self, request: Request, model: Model, rows: list[Any], options: Any) -> Answered:
         """Return the answers, unless the client goes away before."""
         own = asyncio.current_task()
-        listening = asyncio.ensure_future(request.receive())
 
-        def gone(heard: asyncio.Future[Any]) -> None:
-            if not heard.cancelled() and own is not None:
-                request.scope["burnish.gone"] = True
+        def gone() -> None:
+            request.scope["burnish.gone"] = True
+            if own is not None:
                 own.cancel()
 
-        listening.add_done_callback(gone)
+        request.scope[LOST] = gone
         try:
             return await model.answer(rows, options)
         finally:
-            listening.remove_done_callback(gone)
-            listening.cancel()
+            del request.scope[LOST]
+
+
+def _route(path: str, answer: Callable[[Request], Awaitable[Response]], *, post: bool = False) -> Route:
+    return Route(path, Endpoint(answer), methods=["POST" if post else "GET"])
 
 
 def _told(model: Model) -> dict[str, Any]:
@@ -327,5 +348,7 @@ def _tei_row(one: Any) -> Any:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    content = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(content, status, {"Content-Type": JSONResponse.media_type})
+    return Response(_ENCODE(value).encode(), status, {"Content-Type": JSON})
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -199,7 +199,7 @@ class Batches:
                 tokenize=encoded - started,
                 infer=ended - encoded,
                 tokens=sum(lengths),
-                padding=batching.padding(lengths, self.model.max_batch_tokens),
+                padding=batching.padding(lengths, self.model.max_batch_tokens, self.model.run_tokens),
             )
 
     def _encoded(self, batch: list[_Waiting]) -> list[list[Asked] | Exception]:

@@ -49,6 +49,11 @@ class ServeConfig:
     threads: int | None = setting(
         "batches at a time, of one thread each; the CPU quota where not given", default=None, minimum=1
     )
+    max_batch_tokens: int | None = setting(
+        "padded tokens of one batch at the most; what was measured here, or suits the provider, where not given",
+        default=None,
+        minimum=1,
+    )
     on_long: str | None = setting(
         "what becomes of a text that is longer than the model; the task's way where not given",
         default=None,

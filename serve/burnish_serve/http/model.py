@@ -126,6 +126,7 @@ class Model:
             provider=config.provider,
             variant=config.variant,
             threads=config.threads,
+            max_batch_tokens=config.max_batch_tokens,
             on_long=config.on_long,
             for_files=True,
         )

@@ -13,6 +13,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+# In a request's scope, while it waits for its answer: what is called where its connection is lost.
+LOST = "burnish.lost"
+
 
 def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]:
     """Return a protocol class for uvicorn.
@@ -35,6 +38,8 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
+            if self.cycle is not None and (lost := self.cycle.scope.get(LOST)):
+                lost()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
