@@ -40,14 +40,14 @@ class Client(asyncio.Protocol):
     async def ask(self, request: bytes) -> tuple[int, bytes, bytes]:
         """Send a request and return the status, head in small letters, and body of its answer; 0 where it was lost."""
         loop = asyncio.get_running_loop()
-        if self.transport is None or self.transport.is_closing():
+        transport = self.transport
+        if transport is None or transport.is_closing():
             try:
-                await loop.create_connection(lambda: self, *self.place)
+                transport, _ = await loop.create_connection(lambda: self, *self.place)
             except OSError:
                 return 0, b"", b""
         self.answered, self.received = loop.create_future(), b""
-        assert self.transport
-        self.transport.write(request)
+        transport.write(request)
         return await self.answered
 
     def connection_made(self, transport: Any) -> None:
