@@ -6,6 +6,8 @@
 #   make accept   the long acceptance rows; DATA=folder holds the labelled data
 #   make peers    .venv-peers with all that `burnish bench --compare` measures against
 #   make compat   a bundle opened by optimum and an older transformers, in .venv-compat; BUNDLE=folder takes yours
+#   make clients  a server asked by Triton's and KServe's clients, in .venv-clients; BUNDLES="BUNDLE=DATA …" takes yours
+#   make load     what a server holds under load, into bench/LOG.md; BUNDLE, OTHER (a second one, for swaps), DATA=file
 # TORCH_INDEX=URL takes PyTorch from another index: the plain one gives Linux the CUDA build of several gigabytes.
 
 PYTHON ?= python3
@@ -20,7 +22,7 @@ COMPAT := .venv-compat
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench accept compat peers
+.PHONY: demo test lint bench accept compat peers clients load
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -73,3 +75,20 @@ $(PEERS)/.installed: peers-constraints.txt
 	touch $@
 
 peers: $(PEERS)/.installed
+
+CLIENTS := .venv-clients
+BUNDLES ?= runs/demo/bundle=runs/demo/data/test.jsonl
+
+$(CLIENTS)/.installed: clients-constraints.txt
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -q -c clients-constraints.txt \
+		'tritonclient[http]' kserve click
+	touch $@
+
+clients: $(INSTALLED) $(CLIENTS)/.installed
+	$(BIN)/python bench/clients.py run --python $(CLIENTS)/bin/python $(BUNDLES)
+
+OTHER ?=
+
+load: $(INSTALLED)
+	$(BIN)/python bench/serving.py $(BUNDLE) $(DATA) $(if $(OTHER),--other $(OTHER)) --log

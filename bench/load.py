@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
 import itertools
 import json
 import random
@@ -39,16 +40,19 @@ class Client(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> tuple[int, bytes, bytes]:
         """Send a request and return the status, head in small letters, and body of its answer; 0 where it was lost."""
-        loop = asyncio.get_running_loop()
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            try:
-                transport, _ = await loop.create_connection(lambda: self, *self.place)
-            except OSError:
-                return 0, b"", b""
-        self.answered, self.received = loop.create_future(), b""
+        try:
+            transport = await self.connect()
+        except OSError:
+            return 0, b"", b""
+        self.answered, self.received = asyncio.get_running_loop().create_future(), b""
         transport.write(request)
         return await self.answered
+
+    async def connect(self) -> asyncio.Transport:
+        """Return where to write, of the connection that is there or of a new one."""
+        if self.transport is None or self.transport.is_closing():
+            self.transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, *self.place)
+        return self.transport
 
     def connection_made(self, transport: Any) -> None:
         """Keep where to write."""
@@ -80,6 +84,8 @@ class Client(asyncio.Protocol):
             self.transport = None
 
 
+# Bytes that are written at a time where a server may refuse before it has read all.
+PART = 2**16
 Outcome = tuple[float, float, int, bool]
 """When a request was due, seconds until its answer, status, whether it had Retry-After."""
 
@@ -90,7 +96,7 @@ async def closed(url: str, requests: Iterator[bytes], clients: int, seconds: flo
     ends = time.perf_counter() + seconds
 
     async def one() -> None:
-        client = _client(url)
+        client = client_of(url)
         while (begun := time.perf_counter()) < ends:
             status, head, _ = await client.ask(next(requests))
             found.append((begun, time.perf_counter() - begun, status, b"retry-after:" in head))
@@ -105,9 +111,10 @@ async def opened(url: str, requests: Iterator[bytes], rate: float, seconds: floa
     found: list[Outcome] = []
     free: list[Client] = []
     drawn = random.Random(0)  # noqa: S311  # arrivals, no secrets
+    gc.freeze()  # what stands is not looked through again and again while others wait
 
     async def one(due: float, request: bytes) -> None:
-        client = free.pop() if free else _client(url)
+        client = free.pop() if free else client_of(url)
         status, head, _ = await client.ask(request)
         found.append((due, time.perf_counter() - due, status, b"retry-after:" in head))
         free.append(client)
@@ -127,21 +134,71 @@ async def opened(url: str, requests: Iterator[bytes], rate: float, seconds: floa
     return found
 
 
+async def counted(url: str, requests: Iterator[bytes], clients: int, count: int) -> collections.Counter[int]:
+    """Return the statuses of a number of requests of clients that wait for their answers."""
+    found: collections.Counter[int] = collections.Counter()
+    numbers = iter(range(count))
+
+    async def one() -> None:
+        client = client_of(url)
+        for _ in numbers:
+            status, _, _ = await client.ask(next(requests))
+            found[status] += 1
+        client.close()
+
+    await asyncio.gather(*(one() for _ in range(clients)))
+    return found
+
+
+async def sent(url: str, request: bytes) -> tuple[int, float]:
+    """Send bytes as far as they are taken; return the answer's status, and seconds from the last byte to it."""
+    reader, writer = await connected(url)
+    answer = asyncio.ensure_future(reader.read(65_536))
+    try:
+        for start in range(0, len(request), PART):
+            if answer.done():  # refused before all was sent
+                break
+            writer.write(request[start : start + PART])
+            await writer.drain()
+            await asyncio.sleep(0)  # an answer may have come
+    except OSError:
+        pass
+    last = time.perf_counter()
+    try:
+        head = await asyncio.wait_for(answer, 30)
+    except OSError:
+        head = b""
+    took = time.perf_counter() - last
+    writer.close()
+    return int(head[9:12] or 0), took
+
+
+async def connected(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the streams of a new connection."""
+    address = urlsplit(url)
+    return await asyncio.open_connection(address.hostname, address.port)
+
+
+def head_of(url: str, body: bytes, more: str = "") -> bytes:
+    """Return the head of a request with a body of JSON."""
+    address = urlsplit(url)
+    return (
+        f"POST {address.path or '/v1/predict'} HTTP/1.1\r\nHost: {address.netloc}\r\n{more}"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+
+
+def request_of(url: str, body: Any, token: str | None = None) -> bytes:
+    """Return a request with a body of JSON."""
+    content = json.dumps(body).encode()
+    return head_of(url, content, f"Authorization: Bearer {token}\r\n" if token else "") + content
+
+
 def requests_of(url: str, texts: list[str], count: int, token: str | None) -> Iterator[bytes]:
     """Yield requests of ``count`` texts, in a circle."""
-    address = urlsplit(url)
-    own = f"Authorization: Bearer {token}\r\n" if token else ""
-    bodies = [
-        json.dumps({"rows": [texts[(start + place) % len(texts)] for place in range(count)]}).encode()
-        for start in range(0, len(texts), count)
-    ]
-    whole = [
-        f"POST {address.path or '/v1/predict'} HTTP/1.1\r\nHost: {address.netloc}\r\n{own}"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        + body
-        for body in bodies
-    ]
-    return itertools.cycle(whole)
+    starts = range(0, len(texts), count)
+    rows = [[texts[(start + place) % len(texts)] for place in range(count)] for start in starts]
+    return itertools.cycle([request_of(url, {"rows": some}, token) for some in rows])
 
 
 def summary(found: list[Outcome], texts: int, seconds: float) -> dict[str, Any]:
@@ -165,7 +222,8 @@ def _percentiles(values: Any) -> dict[str, float] | None:
     return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
 
 
-def _client(url: str) -> Client:
+def client_of(url: str) -> Client:
+    """Return a client of the server at an address."""
     address = urlsplit(url)
     return Client(address.hostname or "127.0.0.1", address.port or 80)
 

@@ -193,7 +193,7 @@ def test_json_is_one_object_and_goes_to_a_file_too(tmp_path: Path) -> None:
         "padding": 0.0417,
     }
     text = render(found)
-    assert f"3 of {data}, 7.7 tokens each in the mean; 52.1% of a batch is padding; cut at 16 tokens: 1" in text
+    assert f"3 of {data}, 7.7 tokens each in the mean; 4.2% of a batch is padding; cut at 16 tokens: 1" in text
     assert "session alone" not in text
 
 

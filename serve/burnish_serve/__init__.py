@@ -5,6 +5,8 @@
 >>> model(["great film", "dull"])  # doctest: +SKIP
 """
 
+import os
+
 from burnish_serve.bundle import Manifest, open_bundle
 from burnish_serve.errors import (
     BundleError,
@@ -19,6 +21,9 @@ from burnish_serve.errors import (
 from burnish_serve.opening import load
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import TASKS, Task
+
+# ONNX Runtime sends what it sees of a machine to its maker unless this was set before it starts.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "TASKS",

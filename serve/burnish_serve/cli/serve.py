@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import click
@@ -17,9 +16,8 @@ from burnish_serve.http.config import ServeConfig
 @click.command("serve", short_help="answer over HTTP")
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE…")
 @flags(ServeConfig)
-@click.option("--access-log/--no-access-log", default=True, help="a line of JSON a request, without its texts")
 @verb(extra="http")
-def command(bundles: tuple[str, ...], access_log: bool, **given: Any) -> Report:
+def command(bundles: tuple[str, ...], **given: Any) -> Report:
     """Answer over HTTP with one bundle or several, each by its folder's name.
 
     It listens at 127.0.0.1 alone unless told otherwise. SIGTERM ends it when what was accepted is answered; SIGHUP
@@ -30,9 +28,7 @@ def command(bundles: tuple[str, ...], access_log: bool, **given: Any) -> Report:
     except InputError as error:
         raise click.UsageError(str(error)) from error
     check_device(config.device, config.provider)
-    from burnish_serve.http.server import run
+    from burnish_serve.http.workers import run
 
-    logging.basicConfig(format="burnish: %(message)s", level=logging.INFO)
-    logging.getLogger("burnish.access").setLevel(logging.INFO if access_log else logging.WARNING)
     run(bundles, config)
     return Report({"bundles": list(bundles)}, "")

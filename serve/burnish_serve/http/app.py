@@ -62,10 +62,17 @@ class App:
         config: limits.
         metrics: figures.
         tokens: of which a request must bring one; None lets everybody in.
+        reload: opens the bundles again and returns why each was not replaced, None where it was; makes this the
+            application of the admin port.
     """
 
     def __init__(
-        self, models: Mapping[str, Model], config: ServeConfig, metrics: Metrics, tokens: Sequence[str] | None = None
+        self,
+        models: Mapping[str, Model],
+        config: ServeConfig,
+        metrics: Metrics,
+        tokens: Sequence[str] | None = None,
+        reload: Callable[[], Awaitable[Mapping[str, str | None]]] | None = None,
     ) -> None:
         self.models = dict(models)
         self.config = config
@@ -73,25 +80,29 @@ class App:
         self.ending = False
         self._process, self._count = secrets.token_hex(4), itertools.count()
         self._tokens = None if tokens is None else [token.encode() for token in tokens]
+        self._reload = reload
+        health = [_route("/v2/health/live", self.live), _route("/v2/health/ready", self.ready)]
+        figures = [_route("/metrics", self.figures)]
+        if reload is not None:
+            routes = [*health, *figures, _route("/v1/reload", self.reload, post=True)]
+        else:
+            routes = [*self._answering(), *health, *(figures if config.admin_port is None else [])]
+        self._router = Router(routes, redirect_slashes=False)
+
+    def _answering(self) -> list[Route]:
         infer = ["/v2/models/{name}", "/v2/models/{name}/versions/1"]
-        self._router = Router(
-            [
-                _route("/", self.page),
-                _route("/openapi.json", self.openapi),
-                _route("/v1/models", self.known),
-                _route("/v1/predict", self.predict, post=True),
-                _route("/predict", self.predict_tei, post=True),
-                *(_route(f"{path}/infer", self.infer, post=True) for path in infer),
-                _route("/info", self.info),
-                _route("/v2", self.server),
-                _route("/v2/health/live", self.live),
-                _route("/v2/health/ready", self.ready),
-                *(_route(f"{path}/ready", self.model_ready) for path in infer),
-                *(_route(path, self.model) for path in infer),
-                _route("/metrics", self.figures),
-            ],
-            redirect_slashes=False,
-        )
+        return [
+            _route("/", self.page),
+            _route("/openapi.json", self.openapi),
+            _route("/v1/models", self.known),
+            _route("/v1/predict", self.predict, post=True),
+            _route("/predict", self.predict_tei, post=True),
+            *(_route(f"{path}/infer", self.infer, post=True) for path in infer),
+            _route("/info", self.info),
+            _route("/v2", self.server),
+            *(_route(f"{path}/ready", self.model_ready) for path in infer),
+            *(_route(path, self.model) for path in infer),
+        ]
 
     # What every request goes through
 
@@ -167,7 +178,7 @@ class App:
 
     def _check_token(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         """Refuse whoever brings no token, before anything of the body is read (401)."""
-        if self._tokens is None or path in OPEN:
+        if self._tokens is None or path in OPEN or (path == "/metrics" and self._reload is not None):
             return
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         # All are compared, so that the time tells nothing.
@@ -200,7 +211,7 @@ class App:
 
     async def openapi(self, request: Request) -> Response:
         """Return what all of this is, as OpenAPI has it."""
-        return _json(document(self.config, tokens=self._tokens is not None))
+        return _json(document(self.config, list(self.models), tokens=self._tokens is not None))
 
     async def predict_tei(self, request: Request) -> Response:
         """Answer as text-embeddings-inference does: ``{"inputs": text, [one, other] or [[…], …]}``."""
@@ -227,7 +238,7 @@ class App:
         opened.batches.check_room()
         body = await read_body(request, self.config.max_body_bytes, (JSON, BINARY))
         task = opened.runner.task
-        asked = inference.read(body, request.headers.get(inference.BINARY_SIZE), task)
+        asked = inference.read(body, request.headers.get(inference.BINARY_SIZE), task, pairs=opened.runner.pairs)
         answered = await self._listened(request, model, asked.rows, asked.options)
         content, headers = inference.write(model.name, asked, answered.answers, task)
         return Response(content, headers=headers)
@@ -284,6 +295,17 @@ class App:
                 self.metrics.waiting.labels(name).set(model.opened.batches.waiting_rows)
                 self.metrics.info.labels(name, runner.task.name, runner.variant, str(runner.provider)).set(1)
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def reload(self, request: Request) -> Response:
+        """Open the bundles again, each in the place of the one before; a bad one leaves it (409).
+
+        Of several workers each does so by itself, and no more than that is told (202).
+        """
+        problems = await self._reload() if self._reload is not None else {}
+        if not problems:
+            return _json({"accepted": True}, 202)
+        models = [{"name": name, "replaced": problem is None} for name, problem in problems.items()]
+        return _json({"models": models}, 200 if not any(problems.values()) else 409)
 
     # What they have in common
 

@@ -31,13 +31,28 @@ logger = logging.getLogger("burnish.serve")
 # A guess for the tokens of a row before it is tokenized; how a batch is really cut is decided behind that.
 CHARACTERS_OF_TOKEN = 4
 ENDS_OF_ROW = 2
+# The oldest of the requests that wait, among which company of like length is looked for.
+LOOKED_AT = 128
+# Padding in tokens, guessed, that a text of another length must cost before it waits for the next batch.
+OF_LIKE_LENGTH = 80
 
 
 class Watch(Protocol):
     """What wants to know of batches."""
 
-    def batch(self, *, waited: Sequence[float], tokenize: float, infer: float, tokens: int, padding: float) -> None:
-        """Take note of a batch: seconds that its requests waited and that its parts took, tokens, share of padding."""
+    def batch(
+        self, *, waited: Sequence[float], tokenize: float, infer: float, tokens: int, padding: float, waiting: int
+    ) -> None:
+        """Take note of a batch.
+
+        Args:
+            waited: seconds that each of its requests waited.
+            tokenize: seconds.
+            infer: seconds.
+            tokens: of all its texts.
+            padding: its share of what was computed.
+            waiting: rows that wait for the next one.
+        """
         ...
 
 
@@ -52,7 +67,7 @@ class Answered(NamedTuple):
 class _Waiting:
     """A request that waits, or is computed."""
 
-    __slots__ = ("deadline", "gone", "options", "result", "rows", "since", "size")
+    __slots__ = ("deadline", "gone", "longest", "options", "result", "rows", "since", "size")
 
     def __init__(self, rows: Sequence[Any], options: Mapping[str, Any], deadline: float, result: Any) -> None:
         self.rows = rows
@@ -60,7 +75,9 @@ class _Waiting:
         self.deadline = deadline
         self.result: asyncio.Future[Answered] = result
         self.since = time.monotonic()
-        self.size = sum(_characters(row) // CHARACTERS_OF_TOKEN + ENDS_OF_ROW for row in rows)
+        sizes = [_characters(row) // CHARACTERS_OF_TOKEN + ENDS_OF_ROW for row in rows]
+        self.size = sum(sizes)
+        self.longest = max(sizes)
         self.gone = False
 
 
@@ -151,25 +168,37 @@ class Batches:
                 self._compute(batch)
 
     def _take(self) -> list[_Waiting]:
-        """Return requests for a batch: its budget, or a free worker's share of what waits; none that nobody wants."""
-        batch: list[_Waiting] = []
+        """Return requests for a batch: the oldest with those of like length, none that nobody wants.
+
+        There are as many as the budget holds, or as are a free worker's share of what waits. Who is left, because his
+        texts are longer or shorter, finds company among those who come meanwhile, and is the oldest soon.
+        """
         share = math.ceil(self.waiting_rows / (self._free + 1))
-        rows = size = 0
         now = time.monotonic()
-        while self._waiting:
-            first = self._waiting[0]
-            if batch and (size + first.size > self.model.max_batch_tokens or rows + len(first.rows) > share):
-                break
-            self._waiting.popleft()
-            self.waiting_rows -= len(first.rows)
-            if first.gone:
-                continue
-            if first.deadline < now:
-                self._loop.call_soon_threadsafe(_too_late, first)
-                continue
-            batch.append(first)
-            rows += len(first.rows)
-            size += first.size
+        known: list[_Waiting] = []
+        while self._waiting and len(known) < LOOKED_AT:
+            first = self._waiting.popleft()
+            if first.gone or first.deadline < now:
+                self.waiting_rows -= len(first.rows)
+                if not first.gone:
+                    self._loop.call_soon_threadsafe(_too_late, first)
+            else:
+                known.append(first)
+        batch: list[_Waiting] = []
+        rows = size = 0
+        if known:
+            longest = [one.longest for one in known]
+            parts = batching.plan(longest, self.model.max_batch_tokens, OF_LIKE_LENGTH)
+            for place in sorted(next(part for part in parts if 0 in part)):
+                one = known[place]
+                if batch and (size + one.size > self.model.max_batch_tokens or rows + len(one.rows) > share):
+                    break
+                batch.append(one)
+                rows += len(one.rows)
+                size += one.size
+        self.waiting_rows -= rows
+        taken = set(map(id, batch))
+        self._waiting.extendleft(one for one in reversed(known) if id(one) not in taken)
         return batch
 
     def _compute(self, batch: list[_Waiting]) -> None:
@@ -200,6 +229,7 @@ class Batches:
                 infer=ended - encoded,
                 tokens=sum(lengths),
                 padding=batching.padding(lengths, self.model.max_batch_tokens, self.model.run_tokens),
+                waiting=self.waiting_rows,
             )
 
     def _encoded(self, batch: list[_Waiting]) -> list[list[Asked] | Exception]:

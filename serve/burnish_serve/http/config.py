@@ -25,6 +25,17 @@ class ServeConfig:
 
     host: str = setting("address to listen at", default="127.0.0.1")
     port: int = setting("port to listen at; 0 for any that is free", default=8080, minimum=0, below=65_536)
+    admin_port: int | None = setting(
+        "port of its own for /metrics, the probes and POST /v1/reload; where not given /metrics stands on the other",
+        default=None,
+        minimum=0,
+        below=65_536,
+    )
+    admin_host: str = setting("address to listen at for --admin-port", default="127.0.0.1")
+    workers: int = setting("processes that share the port, each with the bundles in its memory", default=1, minimum=1)
+    opentelemetry: bool = setting(
+        "send a span of each request by OTLP, to where OTEL_EXPORTER_OTLP_ENDPOINT says", default=False
+    )
     tokens: Path | None = setting("file of bearer tokens, one a line, of which a request must bring one", default=None)
     allow_unauthenticated: bool = setting("let everybody in who reaches an address of other machines", default=False)
     tls_certificate: Path | None = setting("certificate chain (PEM), for https", default=None)
@@ -47,7 +58,9 @@ class ServeConfig:
     )
     variant: str | None = setting("variant of the bundles; the manifest's default where not given", default=None)
     threads: int | None = setting(
-        "batches at a time, of one thread each; the CPU quota where not given", default=None, minimum=1
+        "batches at a time, of one thread each; this worker's share of the CPU quota where not given",
+        default=None,
+        minimum=1,
     )
     max_batch_tokens: int | None = setting(
         "padded tokens of one batch at the most; what was measured here, or suits the provider, where not given",
@@ -63,14 +76,19 @@ class ServeConfig:
         "refuse a bundle that was not signed with the private half of this key", default=None
     )
 
+    access_log: bool = setting("a line of JSON a request, without its texts", default=True)
+
     def __post_init__(self) -> None:
         """Check what hangs together."""
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InputError("https needs both --tls-certificate and --tls-key")
-        if not (is_loopback(self.host) or self.tokens or self.allow_unauthenticated):
-            raise InputError(
-                f"whoever reaches {self.host} could ask: give --tokens FILE, or --allow-unauthenticated if it is meant"
-            )
+        for host in (self.host, *([self.admin_host] if self.admin_port is not None else [])):
+            if not (is_loopback(host) or self.tokens or self.allow_unauthenticated):
+                raise InputError(
+                    f"whoever reaches {host} could ask: give --tokens FILE, or --allow-unauthenticated if it is meant"
+                )
+        if self.workers > 1 and 0 in (self.port, self.admin_port):
+            raise InputError("several workers share a port that is named: --port and --admin-port cannot be 0")
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,8 @@ from burnish_serve.http.refusal import Refusal
 from burnish_serve.tasks import Answer, Task
 
 BINARY_SIZE = "inference-header-content-length"
-PARAMETERS_OF_OTHERS = {"binary_data_output", "binary_data", "binary_data_size", "classification"}
+# Parameters of a request that clients send by themselves, and that ask nothing of a task.
+PARAMETERS_OF_OTHERS = {"binary_data_output", "content_type", "priority", "timeout"}
 
 
 TEXTS = frozenset({"text", "text_a", "text_b", "question", "context"})
@@ -63,13 +64,14 @@ def metadata(name: str, task: Task, *, pairs: bool) -> dict[str, Any]:
     }
 
 
-def read(body: bytes, header_length: str | None, task: Task) -> Asked:
+def read(body: bytes, header_length: str | None, task: Task, *, pairs: bool) -> Asked:
     """Return what a request asks.
 
     Args:
         body: JSON, with the bytes of tensors behind it where there are any.
         header_length: how many bytes of it are JSON, as the header of that name says.
         task: what the model answers.
+        pairs: whether the model was made for pairs of texts.
 
     Raises:
         Refusal: it is not a request of the protocol, or not for such a model (400).
@@ -82,7 +84,7 @@ def read(body: bytes, header_length: str | None, task: Task) -> Asked:
     request, tail = strict_json(body[:length]), memoryview(body)[length:]
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), list):
         raise _wrong("the body must be an object with a list of inputs")
-    if not isinstance(request.get("id", ""), str):
+    if not isinstance(request.get("id"), str | None):
         raise _wrong("id must be text")
     columns: dict[str, list[str]] = {}
     for tensor in request["inputs"]:
@@ -93,7 +95,7 @@ def read(body: bytes, header_length: str | None, task: Task) -> Asked:
     if len(tail):
         raise _wrong("there are bytes behind the last tensor")
     if not columns or set(columns) - set(columns_of(task)):
-        raise _wrong(f"the inputs may be: {', '.join(columns_of(task))}")
+        raise _wrong(f"the inputs are: {', '.join(read_by(task, pairs=pairs))}")
     if len({len(values) for values in columns.values()}) > 1:
         raise _wrong("the inputs must be of the same length")
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -155,7 +157,9 @@ def _tensor(tensor: Any, tail: memoryview) -> tuple[str, list[str], memoryview]:
 
 
 def _parameters(holder: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = holder.get("parameters", {})
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
         raise _wrong("parameters must be an object")
     return parameters
@@ -169,6 +173,8 @@ def _wanted(request: Mapping[str, Any], task: Task, *, default: bool) -> dict[st
         return dict.fromkeys(known, default)
     if not isinstance(wanted, list) or not all(isinstance(one, dict) and one.get("name") in known for one in wanted):
         raise _wrong(f"the outputs are: {', '.join(known)}")
+    if any("classification" in _parameters(one) for one in wanted):
+        raise _wrong("classification is no parameter here: options stand under the request's parameters, as top_k")
     return {one["name"]: bool(_parameters(one).get("binary_data", default)) for one in wanted}
 
 

@@ -58,6 +58,7 @@ class Model:
         self.config = config
         self._watch = watch
         self._opened: Opened | None = None
+        self._loading = asyncio.Lock()
 
     @property
     def ready(self) -> bool:
@@ -85,11 +86,12 @@ class Model:
                 before stays.
         """
         loop = asyncio.get_running_loop()
-        bundle, runner, workers = await loop.run_in_executor(None, self._open)
-        batches = Batches(runner, workers=workers, max_waiting=self.config.max_waiting, watch=self._watch)
-        before, self._opened = self._opened, Opened(bundle, runner, batches)
-        if before is not None:
-            await loop.run_in_executor(None, before.batches.close)
+        async with self._loading:
+            bundle, runner, workers = await loop.run_in_executor(None, self._open)
+            batches = Batches(runner, workers=workers, max_waiting=self.config.max_waiting, watch=self._watch)
+            before, self._opened = self._opened, Opened(bundle, runner, batches)
+            if before is not None:
+                await loop.run_in_executor(None, before.batches.close)
 
     async def close(self) -> None:
         """Finish what was accepted."""
@@ -119,18 +121,20 @@ class Model:
     def _open(self) -> tuple[Bundle, Runner, int]:
         """Return the bundle and a runner of it that was seen to answer rightly, and how many may run it at a time."""
         config = self.config
-        bundle = open_signed(self.folder, config.require_signature)
+        threads = config.threads or max(1, machine.num_threads() // config.workers)
+        # A link may be moved while its files are read.
+        bundle = open_signed(self.folder.resolve(), config.require_signature)
         runner = open_runner(
             bundle,
             device=config.device,
             provider=config.provider,
             variant=config.variant,
-            threads=config.threads,
+            threads=threads,
             max_batch_tokens=config.max_batch_tokens,
             on_long=config.on_long,
             for_files=True,
         )
-        workers = (config.threads or machine.num_threads()) if runner.provider == CPU and runner.callers else 1
+        workers = threads if runner.provider == CPU and runner.callers else 1
         runner = copy.copy(runner)
         runner.callers = None  # the workers are
         check_golden(bundle, runner)

@@ -1,11 +1,12 @@
 """What the server answers and refuses, as an OpenAPI document: ``/openapi.json``.
 
->>> document(ServeConfig(), tokens=False)["openapi"]  # doctest: +SKIP
+>>> document(ServeConfig(), ["intent"], tokens=False)["openapi"]  # doctest: +SKIP
 '3.1.0'
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -26,16 +27,18 @@ REFUSED = {
     "503": "Bundles are being loaded, or the server is ending",
     "504": "The deadline has passed",
 }
-NAME = {"name": "name", "in": "path", "required": True, "schema": TEXT, "description": "A bundle's folder name"}
 
 
-def document(config: ServeConfig, *, tokens: bool) -> dict[str, Any]:
+def document(config: ServeConfig, names: Sequence[str], *, tokens: bool) -> dict[str, Any]:
     """Return the document, with the limits of a server.
 
     Args:
         config: its settings.
+        names: of its models.
         tokens: whether requests must bring one.
     """
+    name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(names)}, "description": "A model"}
+    model = {"enum": [*names, None], "description": "The first one where none is named"}
     rows = {
         "type": "array",
         "maxItems": config.max_texts,
@@ -66,13 +69,13 @@ def document(config: ServeConfig, *, tokens: bool) -> dict[str, Any]:
     paths: dict[str, Any] = {
         "/v1/predict": _posted(
             "Answer rows as they stand in files",
-            _object({"rows": rows, "options": {"type": ["object", "null"]}, "model": TEXT}, required=["rows"]),
+            _object({"rows": rows, "options": {"type": ["object", "null"]}, "model": model}, required=["rows"]),
             _object({"model": TEXT, "answers": {"type": "array"}, "truncated": {"type": "array"}}),
         ),
         "/v1/models": _got("The models, and what can be asked of each", _object({"models": {"type": "array"}})),
-        f"{infer}/infer": _posted("Answer tensors (Open Inference Protocol)", inference, inferred, [NAME]),
-        infer: _got("What a model reads and gives", {"type": "object"}, [NAME]),
-        f"{infer}/ready": _got("Whether a model answers", {"type": "object"}, [NAME]),
+        f"{infer}/infer": _posted("Answer tensors (Open Inference Protocol)", inference, inferred, [name]),
+        infer: _got("What a model reads and gives", {"type": "object"}, [name]),
+        f"{infer}/ready": _got("Whether a model answers", {"type": "object"}, [name]),
         "/v2": _got("Who we are", {"type": "object"}),
         "/v2/health/live": _got("Whether we live", {"type": "object"}),
         "/v2/health/ready": _got("Whether all models answer", {"type": "object"}),

@@ -13,6 +13,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+# Chunks of a body at the most, and one more for each so many bytes: each costs as much as a small request.
+MAX_CHUNKS, BYTES_OF_CHUNK = 1024, 64
+# Seconds and bytes that a client may still send once it was refused: closed at once, it would lose the answer too.
+LINGER_SECONDS, LINGER_BYTES = 2.0, 2**24
 # In a request's scope, while it waits for its answer: what is called where its connection is lost.
 LOST = "burnish.lost"
 
@@ -31,18 +35,25 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
         _timer: asyncio.TimerHandle | None = None
         _head = 0
         _in_head = True
+        _coming = False
+        _chunks = _bytes = 0
+        _discarded: int | None = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(Lingering(transport, self))  # type: ignore[arg-type]  # it does what one does
             self._arm()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
-            if self.cycle is not None and (lost := self.cycle.scope.get(LOST)):
-                lost()
+            scope: Any = self.cycle.scope if self.cycle is not None else {}
+            if LOST in scope:
+                scope[LOST]()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self._discarded is not None:
+                self._discard(len(data))
+                return
             if self._in_head:
                 self._head += len(data)
                 # What stands in one read with the end of the head is let through: the parser sees it whole.
@@ -53,12 +64,15 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            self._coming = True
+            self._chunks = self._bytes = 0
             if self._timer is None:
                 self._arm()
 
         def on_url(self, url: bytes) -> None:
             super().on_url(url)
-            self._check_size(len(self.url))
+            if len(self.url) > max_header_bytes:
+                self._refuse(b"431 Request Header Fields Too Large", b"header_too_large")
 
         def on_headers_complete(self) -> None:
             self._in_head, self._head = False, 0
@@ -67,14 +81,39 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
                 return
             super().on_headers_complete()
 
+        def on_body(self, body: bytes) -> None:
+            self._chunks += 1
+            self._bytes += len(body)
+            if self._discarded is not None:
+                return
+            if self._chunks > MAX_CHUNKS + self._bytes // BYTES_OF_CHUNK:
+                self._refuse(b"413 Content Too Large", b"too_many_chunks")
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+                return
+            super().on_body(body)
+
         def on_message_complete(self) -> None:
             self._disarm()
-            self._in_head = True
+            self._in_head, self._coming = True, False
             super().on_message_complete()
 
-        def _check_size(self, size: int) -> None:
-            if size > max_header_bytes:
-                self._refuse(b"431 Request Header Fields Too Large", b"header_too_large")
+        def linger(self, transport: Any) -> bool:
+            """Return whether a connection that is to be closed waits for what its client is still sending."""
+            coming = self._coming or self._head
+            if not coming or self._discarded is not None or not transport.can_write_eof():
+                return False
+            self._disarm()
+            self._discarded = 0
+            transport.write_eof()
+            transport.resume_reading()
+            self._timer = self.loop.call_later(LINGER_SECONDS, transport.close)
+            return True
+
+        def _discard(self, size: int) -> None:
+            self._discarded = (self._discarded or 0) + size
+            if self._discarded > LINGER_BYTES:
+                self.transport.close()
 
         def _arm(self) -> None:
             self._timer = self.loop.call_later(seconds, self._slow)
@@ -105,3 +144,31 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
             self.transport.close()
 
     return Limited
+
+
+class Lingering:
+    """A transport that reads on, for a while and into nothing, when it is closed before all of a request has come.
+
+    Args:
+        transport: the connection's.
+        protocol: is asked whether to.
+    """
+
+    def __init__(self, transport: Any, protocol: Any) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._lingers = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Return whether nothing is to be written any more."""
+        return self._lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close, now or when the client has had its time."""
+        if not self._lingers and not self._transport.is_closing() and self._protocol.linger(self._transport):
+            self._lingers = True
+        else:
+            self._transport.close()
