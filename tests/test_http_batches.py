@@ -160,6 +160,61 @@ def test_a_worker_leaves_nothing_to_one_that_is_busy(slow, gate):
     assert max(len(batch) for batch in slow.batches) == 4, "all that waits, for the other worker was not free"
 
 
+def test_some_budgets_are_taken_at_once_where_very_many_wait(slow, gate):
+    gate.clear()
+    slow._model.max_batch_tokens = 40
+
+    @ask(slow)
+    async def found(batches):
+        tasks = [asyncio.create_task(batches.answer(["first"], {}, soon()))]
+        await until(lambda: slow.batches)
+        tasks += [asyncio.create_task(batches.answer(["film"], {}, soon())) for _ in range(90)]
+        await until(lambda: batches.waiting_rows == 90)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(found) == 91
+    sizes = [len(batch) for batch in slow.batches[1:]]
+    assert sizes[0] > 40 // 3  # of three tokens each, as it is guessed
+    assert max(sizes) <= 4 * 40 // 3
+    assert sizes[-1] <= 40 // 3
+
+
+def test_a_batch_is_the_oldest_and_those_of_like_length(slow, gate):
+    gate.clear()
+    short, long = [f"film {number}" for number in range(6)], ["dull " * 40, "great " * 40]
+
+    @ask(slow)
+    async def found(batches):
+        tasks = [asyncio.create_task(batches.answer(["first"], {}, soon()))]
+        await until(lambda: slow.batches)
+        for text in (*short[:3], long[0], *short[3:], long[1]):
+            tasks.append(asyncio.create_task(batches.answer([text], {}, soon())))
+            await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(found) == 9
+    assert slow.batches == [["first"], short, long]
+
+
+def test_who_is_left_out_of_a_batch_is_the_next(slow, gate):
+    gate.clear()
+
+    @ask(slow)
+    async def found(batches):
+        tasks = [asyncio.create_task(batches.answer(["first"], {}, soon()))]
+        await until(lambda: slow.batches)
+        for text in ("dull " * 40, "film", "dull"):
+            tasks.append(asyncio.create_task(batches.answer([text], {}, soon())))
+            await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(found) == 4
+    assert slow.batches == [["first"], ["dull " * 40], ["film", "dull"]]
+
+
 def test_options_are_each_requests_own(slow, model):
     @ask(slow)
     async def found(batches):

@@ -33,6 +33,8 @@ CHARACTERS_OF_TOKEN = 4
 ENDS_OF_ROW = 2
 # The oldest of the requests that wait, among which company of like length is looked for.
 LOOKED_AT = 128
+# Budgets that are taken at once where many wait: more rows, which are cut into better batches.
+DEEP = 4
 # Padding in tokens, guessed, that a text of another length must cost before it waits for the next batch.
 OF_LIKE_LENGTH = 80
 
@@ -170,7 +172,8 @@ class Batches:
     def _take(self) -> list[_Waiting]:
         """Return requests for a batch: the oldest with those of like length, none that nobody wants.
 
-        There are as many as the budget holds, or as are a free worker's share of what waits. Who is left, because his
+        There are as many as the budget holds, or as are a free worker's share of what waits. Where very many wait it is
+        some budgets, which the runner cuts by length. Who is left, because his
         texts are longer or shorter, finds company among those who come meanwhile, and is the oldest soon.
         """
         share = math.ceil(self.waiting_rows / (self._free + 1))
@@ -187,11 +190,12 @@ class Batches:
         batch: list[_Waiting] = []
         rows = size = 0
         if known:
-            longest = [one.longest for one in known]
-            parts = batching.plan(longest, self.model.max_batch_tokens, OF_LIKE_LENGTH)
+            budget = self.model.max_batch_tokens
+            most = max(budget, min(DEEP * budget, sum(one.size for one in known) // (4 * self._workers)))
+            parts = batching.plan([one.longest for one in known], most, OF_LIKE_LENGTH)
             for place in sorted(next(part for part in parts if 0 in part)):
                 one = known[place]
-                if batch and (size + one.size > self.model.max_batch_tokens or rows + len(one.rows) > share):
+                if batch and (size + one.size > most or rows + len(one.rows) > share):
                     break
                 batch.append(one)
                 rows += len(one.rows)

@@ -36,6 +36,8 @@ logger = logging.getLogger("burnish.serve")
 # Seconds in which requests that were sent before the signal, and not read yet, still come in.
 GRACE = 0.5
 KILLED = 1
+# Seconds that a connection stays without a request: more than the 60 of proxies, who would else send into a closed one.
+KEEP_ALIVE = 75
 # Seconds that a batch's thread keeps Python's lock from whom a request wakes; a tenth of Python's own.
 SWITCH = 0.0005
 
@@ -230,6 +232,7 @@ def _settings(app: Any, config: ServeConfig, host: str, port: int, *, tls: bool 
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(config.drain)),
         ssl_certfile=config.tls_certificate if tls else None,
         ssl_keyfile=config.tls_key if tls else None,
