@@ -175,15 +175,15 @@ def test_they_are_no_candidate_where_they_do_not_work(cuda, tiny_bundle, monkeyp
 
 
 def test_tensorrt_keeps_what_it_compiled(monkeypatch, tmp_path):
-    from burnish_serve import session
+    from burnish_serve import providers, session
     from burnish_serve.session import TENSORRT
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (_, options), *rest = session._with_successors(TENSORRT, 1, graphs=False)
+    (_, options), *rest = providers.with_successors(TENSORRT, 1, graphs=False)
     assert rest == [CUDA, session.CPU]
     assert Path(options["trt_engine_cache_path"]).is_dir()
     assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert session._with_successors(TENSORRT, 1, graphs=False)[0] == (TENSORRT, {})
-    assert session._with_successors(CUDA, 1, graphs=True)[0] == (CUDA, {"enable_cuda_graph": "1"})
+    assert providers.with_successors(TENSORRT, 1, graphs=False)[0] == (TENSORRT, {})
+    assert providers.with_successors(CUDA, 1, graphs=True)[0] == (CUDA, {"enable_cuda_graph": "1"})

@@ -24,12 +24,13 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+CPU, CUDA, OPENVINO, TENSORRT = (PROVIDERS[name] for name in ("cpu", "cuda", "openvino", "tensorrt"))
 DEVICES = ("auto", "cpu", "cuda")
 # The device that each provider runs on, and the extra that brings it.
 DEVICE_OF = {"cpu": "cpu", "cuda": "cuda", "openvino": "cpu", "tensorrt": "cuda"}
 EXTRA_OF = {"cpu": "cpu", "cuda": "gpu", "openvino": "openvino", "tensorrt": "gpu"}
 # Whose variants a provider takes where a manifest does not name it.
-LIKE = {PROVIDERS["openvino"]: PROVIDERS["cpu"], PROVIDERS["tensorrt"]: PROVIDERS["cuda"]}
+LIKE = {OPENVINO: CPU, TENSORRT: CUDA}
 # What the dynamic loader says: `libcublasLt.so.13: cannot open shared object file: No such file or directory`.
 LOADER = re.compile(r"(?P<path>\S*?(?P<name>lib[^/\s]+?)\.so\S*?): (?P<said>.+)")
 CUDA_FAILURE = re.compile(r"CUDA failure (?P<number>\d+): (?P<said>[^;\n]+)")
@@ -53,6 +54,31 @@ def contradiction(device: str, provider: str | None) -> str | None:
 def short_name(provider: str) -> str:
     """Return the name that ``--provider`` takes."""
     return next((short for short, name in PROVIDERS.items() if name == provider), provider)
+
+
+def with_successors(provider: str, threads: int, *, graphs: bool) -> list[str | tuple[str, dict[str, str]]]:
+    """Return a provider with its options, and behind it those that take the nodes which it cannot run."""
+    if provider == CUDA and graphs:
+        return [(CUDA, {"enable_cuda_graph": "1"}), CPU]
+    if provider == OPENVINO:
+        return [(OPENVINO, {"device_type": "CPU", "num_of_threads": str(threads)}), CPU]
+    if provider == TENSORRT:
+        return [(TENSORRT, _engine_cache()), CUDA, CPU]
+    return [CPU] if provider == CPU else [provider, CPU]
+
+
+def _engine_cache() -> dict[str, str]:
+    """Return the options by which TensorRT keeps what it has compiled, which takes it minutes."""
+    cache = machine.cache_folder()
+    if cache is None:
+        return {}
+    folder = cache / "tensorrt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    parts = ("trt_engine_cache", "trt_timing_cache")
+    return {f"{part}_enable": "1" for part in parts} | {f"{part}_path": str(folder) for part in parts}
 
 
 def not_built(provider: str) -> str:

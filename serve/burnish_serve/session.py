@@ -25,18 +25,25 @@ import numpy.typing as npt
 from burnish_serve import machine
 from burnish_serve.errors import BundleError, DeviceError, InputError, MissingExtraError
 from burnish_serve.providers import (
+    CPU,
+    CUDA,
     DEVICES,
+    OPENVINO,
     PROVIDERS,
+    TENSORRT,
     contradiction,
     explain_failure,
     library_problem,
     not_built,
     short_name,
+    with_successors,
 )
 
 __all__ = [
     "CPU",
+    "CUDA",
     "DEVICES",
+    "OPENVINO",
     "PROVIDERS",
     "Feed",
     "Session",
@@ -47,7 +54,6 @@ __all__ = [
     "tried_session",
 ]
 
-CPU, CUDA, OPENVINO, TENSORRT = (PROVIDERS[name] for name in ("cpu", "cuda", "openvino", "tensorrt"))
 # onnxruntime's kernel for Add + LayerNormalization in one is slower on CPUs than the two (bench/LOG.md).
 DISABLED_OPTIMIZERS = {CPU: ["SkipLayerNormFusion"]}
 # A small model (y = x + x, two floats) to see what a provider does; tests/test_devices.py makes it again and compares.
@@ -242,7 +248,7 @@ def _start(
             session = runtime.InferenceSession(
                 source,
                 options,
-                providers=_with_successors(provider, threads, graphs=graphs),
+                providers=with_successors(provider, threads, graphs=graphs),
                 disabled_optimizers=DISABLED_OPTIMIZERS.get(provider, []),
                 enable_fallback=0,  # else a run that fails is done again on the CPU, now and later
             )
@@ -251,31 +257,6 @@ def _start(
     if session.get_providers()[0] != provider:
         raise DeviceError(_cause(provider, f"it did not start, and {session.get_providers()[0]} took its place"))
     return session
-
-
-def _with_successors(provider: str, threads: int, *, graphs: bool) -> list[str | tuple[str, dict[str, str]]]:
-    """Return a provider with its options, and behind it those that take the nodes which it cannot run."""
-    if provider == CUDA and graphs:
-        return [(CUDA, {"enable_cuda_graph": "1"}), CPU]
-    if provider == OPENVINO:
-        return [(OPENVINO, {"device_type": "CPU", "num_of_threads": str(threads)}), CPU]
-    if provider == TENSORRT:
-        return [(TENSORRT, _engine_cache()), CUDA, CPU]
-    return [CPU] if provider == CPU else [provider, CPU]
-
-
-def _engine_cache() -> dict[str, str]:
-    """Return the options by which TensorRT keeps what it has compiled, which takes it minutes."""
-    cache = machine.cache_folder()
-    if cache is None:
-        return {}
-    folder = cache / "tensorrt"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return {}
-    parts = ("trt_engine_cache", "trt_timing_cache")
-    return {f"{part}_enable": "1" for part in parts} | {f"{part}_path": str(folder) for part in parts}
 
 
 def _cause(provider: str, said: object) -> str:

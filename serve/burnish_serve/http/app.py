@@ -1,4 +1,4 @@
-"""The server's addresses, and what every request goes through: who asks, how long it takes, and how it is refused.
+"""The server's addresses: what can be asked of the models, and of the server itself.
 
 >>> app = App({"intent": model}, config, metrics)  # doctest: +SKIP
 """
@@ -6,18 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import itertools
 import json
-import logging
-import re
-import secrets
-import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -25,6 +18,7 @@ from starlette.routing import Route, Router
 from burnish_serve.http import inference
 from burnish_serve.http.batches import Answered
 from burnish_serve.http.config import ServeConfig
+from burnish_serve.http.door import Door, route
 from burnish_serve.http.metrics import CONTENT_TYPE, Metrics
 from burnish_serve.http.model import Model
 from burnish_serve.http.openapi import document
@@ -33,29 +27,12 @@ from burnish_serve.http.protocol import LOST
 from burnish_serve.http.reading import BINARY, JSON, read_body, strict_json
 from burnish_serve.http.refusal import Refusal
 
-access = logging.getLogger("burnish.access")
-logger = logging.getLogger("burnish.serve")
 # Whoever may not ask may still see whether we live, as probes do, and where he would have to say who he is.
 OPEN = {"/", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-class Endpoint:
-    """Lets Starlette's router call what answers; what it raises goes through to where all refusals are told."""
-
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        self._answer = answer
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        response = await self._answer(Request(scope, receive))
-        await response(scope, receive, send)
-
-
-class App:
-    """The ASGI application.
+class App(Door):
+    """The ASGI application: its addresses.
 
     Args:
         models: by name; the first is asked where a request names none.
@@ -76,117 +53,30 @@ class App:
     ) -> None:
         self.models = dict(models)
         self.config = config
-        self.metrics = metrics
-        self.ending = False
-        self._process, self._count = secrets.token_hex(4), itertools.count()
-        self._tokens = None if tokens is None else [token.encode() for token in tokens]
         self._reload = reload
-        health = [_route("/v2/health/live", self.live), _route("/v2/health/ready", self.ready)]
-        figures = [_route("/metrics", self.figures)]
+        health = [route("/v2/health/live", self.live), route("/v2/health/ready", self.ready)]
+        figures = [route("/metrics", self.figures)]
         if reload is not None:
-            routes = [*health, *figures, _route("/v1/reload", self.reload, post=True)]
+            routes = [*health, *figures, route("/v1/reload", self.reload, post=True)]
         else:
             routes = [*self._answering(), *health, *(figures if config.admin_port is None else [])]
-        self._router = Router(routes, redirect_slashes=False)
+        free = OPEN if reload is None else OPEN | {"/metrics"}
+        super().__init__(Router(routes, redirect_slashes=False), metrics, tokens, free)
 
     def _answering(self) -> list[Route]:
         infer = ["/v2/models/{name}", "/v2/models/{name}/versions/1"]
         return [
-            _route("/", self.page),
-            _route("/openapi.json", self.openapi),
-            _route("/v1/models", self.known),
-            _route("/v1/predict", self.predict, post=True),
-            _route("/predict", self.predict_tei, post=True),
-            *(_route(f"{path}/infer", self.infer, post=True) for path in infer),
-            _route("/info", self.info),
-            _route("/v2", self.server),
-            *(_route(f"{path}/ready", self.model_ready) for path in infer),
-            *(_route(path, self.model) for path in infer),
+            route("/", self.page),
+            route("/openapi.json", self.openapi),
+            route("/v1/models", self.known),
+            route("/v1/predict", self.predict, post=True),
+            route("/predict", self.predict_tei, post=True),
+            *(route(f"{path}/infer", self.infer, post=True) for path in infer),
+            route("/info", self.info),
+            route("/v2", self.server),
+            *(route(f"{path}/ready", self.model_ready) for path in infer),
+            *(route(path, self.model) for path in infer),
         ]
-
-    # What every request goes through
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        if scope["type"] != "http":
-            return
-        started = time.perf_counter()
-        headers = dict(scope["headers"])
-        asked = headers.get(b"x-request-id", b"").decode("latin-1")
-        own = [(b"x-request-id", (asked if asked and REQUEST_ID.fullmatch(asked) else self._new_id()).encode())]
-        if trace := headers.get(b"traceparent"):
-            own.append((b"traceparent", trace))
-        scope["app"] = self  # by which Starlette raises what it refuses
-        status = 0
-
-        async def sending(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                closing = [(b"connection", b"close")] if self.ending else []
-                message["headers"] = [*message.get("headers", []), *own, *closing]
-            await send(message)
-
-        try:
-            await self._answer(scope, receive, sending, headers)
-        except asyncio.CancelledError:
-            if not scope.get("burnish.gone"):
-                raise
-            status = 499
-        route = getattr(scope.get("route"), "path", "none")
-        seconds = time.perf_counter() - started
-        self.metrics.requests.labels(route, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
-        if access.isEnabledFor(logging.INFO):
-            access.info(
-                json.dumps(
-                    {
-                        "time": time.time(),
-                        "request": own[0][1].decode(),
-                        **({"traceparent": trace.decode("latin-1")} if trace else {}),
-                        "method": scope["method"],
-                        "route": route,
-                        "status": status,
-                        "ms": round(seconds * 1000, 3),
-                    }
-                )
-            )
-
-    def _new_id(self) -> str:
-        """Return an id that no other request has, of this process or another."""
-        return f"{self._process}{next(self._count):08x}"
-
-    async def _answer(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, headers: Mapping[bytes, bytes]
-    ) -> None:
-        """Answer a request, or say why not."""
-        try:
-            self._check_token(scope["path"], headers)
-            await self._router(scope, receive, send)
-            return
-        except Refusal as error:
-            refusal = error
-        except HTTPException as error:
-            known = {404: ("not_found", "there is nothing here"), 405: ("method", "the method is another one")}
-            code, message = known.get(error.status_code, ("refused", "the request is refused"))
-            refusal = Refusal(error.status_code, code, message, error.headers)
-        except Exception as error:  # ours: the client is told no more than that
-            logger.error("a request could not be answered: %s", type(error).__name__, exc_info=error)
-            refusal = Refusal(500, "internal", "the request could not be answered")
-        self.metrics.refusals.labels(refusal.code).inc()
-        await refusal.response()(scope, receive, send)
-
-    def _check_token(self, path: str, headers: Mapping[bytes, bytes]) -> None:
-        """Refuse whoever brings no token, before anything of the body is read (401)."""
-        if self._tokens is None or path in OPEN or (path == "/metrics" and self._reload is not None):
-            return
-        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-        # All are compared, so that the time tells nothing.
-        known = [hmac.compare_digest(given.strip(), token) for token in self._tokens]
-        if kind.lower() != b"bearer" or not any(known):
-            raise Refusal(
-                401, "token", "a bearer token is needed", {"WWW-Authenticate": "Bearer", "Connection": "close"}
-            )
 
     # Addresses
 
@@ -340,10 +230,6 @@ class App:
             return await model.answer(rows, options)
         finally:
             del request.scope[LOST]
-
-
-def _route(path: str, answer: Callable[[Request], Awaitable[Response]], *, post: bool = False) -> Route:
-    return Route(path, Endpoint(answer), methods=["POST" if post else "GET"])
 
 
 def _told(model: Model) -> dict[str, Any]:
