@@ -131,7 +131,8 @@ def open_runner(
         variant=name,
         decoding=manifest.decoding,
         max_batch_tokens=max_batch_tokens or tuned.max_batch_tokens or BATCH_TOKENS.get(chosen, MAX_BATCH_TOKENS),
-        run_tokens=RUN_TOKENS if chosen == CPU else None,
+        # Where answers depend on the batch, batches stay those in which the golden rows were answered.
+        run_tokens=RUN_TOKENS if chosen == CPU and manifest.variants[name].batch_invariant else None,
         provider=chosen,
         nodes=nodes,
         callers=Callers(made, count) if several else None,
