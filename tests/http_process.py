@@ -28,7 +28,11 @@ class Process:
         port = [] if "--port" in arguments else ["--port", "0"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [command, "serve", *map(str, arguments), *port], env=environment, stdout=log, stderr=log
+                [command, "serve", *map(str, arguments), *port],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.port = 0
         self.until(lambda: self.said(r"running on http://\S+:(\d+)"))

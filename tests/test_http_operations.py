@@ -155,6 +155,72 @@ def test_workers_share_a_port_their_figures_and_their_fate(start, tiny_bundle):
     assert server.end() == 0
 
 
+def workers_of(server: Process) -> list[int]:
+    return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", server.log.read_text())]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def two_workers(start, bundle: Path) -> Process:
+    server = start(bundle, "--variant", "int8", "--workers", 2, "--port", free_port(), "--admin-port", free_port())
+    server.until(lambda: len(re.findall("is ready", server.log.read_text())) == 2)
+    return server
+
+
+def test_a_swap_while_a_worker_starts_reaches_it_when_it_is_ready(start, tiny_bundle):
+    server = two_workers(start, tiny_bundle)
+    os.kill(workers_of(server)[0], signal.SIGKILL)
+    server.until(lambda: server.said("is started again"))
+    server.process.send_signal(signal.SIGHUP)  # the new one imports its modules
+    server.until(lambda: len(re.findall("is ready", server.log.read_text())) == 3)
+    server.until(lambda: len(re.findall("was replaced", server.log.read_text())) == 2)
+    assert predicted(server)[0] == 200
+    assert server.end() == 0
+
+
+def test_a_terminals_interrupt_lets_workers_answer_what_came(start, tiny_bundle):
+    server = two_workers(start, tiny_bundle)
+    body = json.dumps({"rows": TEXTS * 10}).encode()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20)) for _ in range(40)
+        ]
+        for client in clients:
+            client.sendall(request)
+        time.sleep(0.1)  # all are accepted
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
+    assert server.process.wait(30) == 0
+
+
+def test_workers_end_with_the_process_that_started_them(start, tiny_bundle):
+    server = two_workers(start, tiny_bundle)
+    server.process.kill()
+    server.process.wait()
+    ends = time.monotonic() + 20
+    while not all(map(gone, workers_of(server))):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def test_a_worker_that_was_asked_before_it_was_ready_is_ready_for_metrics_too(tiny_bundle, tmp_path):
+    flags = ["--workers", 2, "--port", free_port(), "--admin-port", free_port()]
+    server = Process(Path(sys.executable).parent / "burnish", {**os.environ}, tmp_path, tiny_bundle, *flags)
+    before = []
+    while len(re.findall("is ready", server.log.read_text())) < 2:
+        before.append(server.admin.get("/metrics")[2])
+    assert b'burnish_model_ready{model="tiny_bundle"} 0.0' in before[0]
+    for _ in range(20):  # whichever answers
+        assert b'burnish_model_ready{model="tiny_bundle"} 1.0' in server.admin.get("/metrics")[2]
+    assert server.end() == 0
+
+
 def test_workers_that_cannot_begin_say_why_once(run_burnish, bundle_copy):
     (bundle_copy / "onnx" / "model.onnx").write_bytes(b"damaged")
     done = run_burnish("serve", bundle_copy, "--workers", 2, "--port", free_port())
@@ -228,7 +294,7 @@ def test_memory_does_not_grow_with_requests_and_a_leak_is_seen(tiny_bundle, leak
 def test_a_body_in_chunks_of_a_byte_is_refused_and_chunks_of_some_size_are_not(start, tiny_bundle):
     server = start(tiny_bundle)
     head = HEAD + b"Transfer-Encoding: chunked\r\n"
-    body = json.dumps({"rows": ["great film " * 500]}).encode()
+    body = json.dumps({"rows": ["great film " * 8000]}).encode()
 
     def chunked(size: int) -> bytes:
         parts = [body[start : start + size] for start in range(0, len(body), size)]
@@ -237,13 +303,30 @@ def test_a_body_in_chunks_of_a_byte_is_refused_and_chunks_of_some_size_are_not(s
     said = server.raw(head + b"\r\n" + chunked(1))
     assert said.startswith(b"HTTP/1.1 413 ")
     assert b'"code":"too_many_chunks"' in said
-    assert server.raw(head + b"Connection: close\r\n\r\n" + chunked(8)).startswith(b"HTTP/1.1 200 ")
+    assert server.raw(head + b"Connection: close\r\n\r\n" + chunked(64)).startswith(b"HTTP/1.1 200 ")
     assert predicted(server)[0] == 200
+
+
+def test_who_was_refused_and_sends_no_more_is_closed(start, tiny_bundle):
+    server = start(tiny_bundle)
+    body = b"".join(b"1\r\n \r\n" for _ in range(4000)) + b"0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+        assert client.recv(12) == b"HTTP/1.1 413"
+        time.sleep(3)
+        for _ in range(50):
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b" ")
+                time.sleep(0.01)
+                continue
+            break
+        else:
+            pytest.fail("it is open still")
 
 
 def test_who_sends_too_much_still_reads_why(start, tiny_bundle):
     server = start(tiny_bundle, "--max-body-bytes", 1000)
-    body = b" " * 4_000_000
+    body = b" " * 14_000_000  # more than sockets hold
     head = HEAD + b"Content-Length: %d\r\n\r\n" % len(body)
     for request in (head + body, b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 3_000_000):
         for _ in range(5):

@@ -259,6 +259,14 @@ def test_openvino_is_taken_where_it_is_faster_and_keeps_what_the_bundle_promises
     assert tuning.read(kept()) == Tuning(openvino="by OpenVINO" in said)
 
 
+def test_who_asks_for_a_provider_is_told_nothing_of_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_openvino(monkeypatch, Stranger())
+    flags = ["--provider", "cpu", "--threads", "2", "--rounds", "6", "--variant", "int8"]
+    result = CliRunner().invoke(command, [str(TINY), *flags])
+    assert result.exit_code == 0, result.output
+    assert "OpenVINO" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("given", "provider"), [({}, OPENVINO), ({"device": "cpu"}, OPENVINO), ({"provider": "cpu"}, CPU)]
 )

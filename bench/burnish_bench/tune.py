@@ -72,7 +72,7 @@ def tune(
         threads=config.threads,
     )
     plain = opened(tuning=Tuning())
-    other, refused = _openvino(bundle, plain, opened, workload.rows)
+    other, refused = (None, None) if config.provider else _openvino(bundle, plain, opened, workload.rows)
     batches, waits = _batches(plain, opened, other), _waits(plain, opened, workload.rows)
     tick = start((len(batches) + len(waits)) * config.rounds)
     timed = partial(interleave, rounds=config.rounds, seconds=config.seconds, tick=tick)

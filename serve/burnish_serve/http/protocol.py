@@ -94,6 +94,8 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
             super().on_body(body)
 
         def on_message_complete(self) -> None:
+            if self._discarded is not None:
+                return
             self._disarm()
             self._in_head, self._coming = True, False
             super().on_message_complete()

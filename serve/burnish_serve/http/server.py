@@ -105,6 +105,7 @@ class Server(uvicorn.Server):
         try:
             for model in self.app.models.values():
                 await model.load()
+                self.app.metrics.ready.labels(model.name).set(1)  # also where another worker is asked for the figures
                 logger.info("%s is ready", model.name)
             settle()
             self._loaded()

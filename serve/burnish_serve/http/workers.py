@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class Workers:
         self._given = (list(bundles), config, list(sockets), list(admin))
         self._told = self._context.SimpleQueue()
         self._ready: set[int] = set()
+        self._behind: set[int] = set()
         self._signals: list[int] = []
         self._processes: list[Any] = []
 
@@ -89,7 +91,7 @@ class Workers:
                 multiprocessing.connection.wait([each.sentinel for each in self._processes], PAUSE)
                 if signal.SIGHUP in self._signals:
                     self._signals.remove(signal.SIGHUP)
-                    self._send(signal.SIGHUP)
+                    self._reload()
                 problem = self._listen_to() or self._look_after()
             self._send(signal.SIGTERM)
             for each in self._processes:
@@ -112,7 +114,18 @@ class Workers:
             if problem is not None:
                 return problem  # type: ignore[no-any-return]
             self._ready.add(pid)
+            if pid in self._behind:
+                self._behind.remove(pid)
+                os.kill(pid, signal.SIGHUP)
         return None
+
+    def _reload(self) -> None:
+        """Tell all workers to open the bundles again; those that are starting, when they are ready."""
+        for each in self._processes:
+            if each.pid not in self._ready:
+                self._behind.add(each.pid)
+            elif each.is_alive():
+                os.kill(each.pid, signal.SIGHUP)
 
     def _look_after(self) -> BurnishError | None:
         """Start workers again that died after they were ready; return a problem where one died before."""
@@ -148,8 +161,9 @@ def _work(
     waits: bool,
     told: Any,
 ) -> None:
-    """Serve as one of several."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent says when to end
+    """Serve as one of several, until the parent says when to end, or has ended itself."""
+    os.setpgrp()  # a terminal's signals are the parent's alone, or they would come twice
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     parent = os.getppid()
 
     async def reload() -> Mapping[str, str | None]:
@@ -169,6 +183,12 @@ def _work(
         )
     except BurnishError as error:
         told.put((os.getpid(), error))
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _listen(config: ServeConfig, host: str, port: int | None) -> socket.socket:
