@@ -9,19 +9,15 @@ wanted; ``make load`` runs them all, and adds an entry to ``bench/LOG.md``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gzip
 import itertools
 import json
-import os
-import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,74 +27,14 @@ import numpy as np
 import uvloop
 
 import load
+from attacks import attacks
 from burnish_serve import machine
+from started import BURNISH, Server, server
 
-BURNISH = Path(sys.executable).with_name("burnish")
 LOG = Path(__file__).with_name("LOG.md")
 DEADLINE = 10.0
-MEGABYTE = 2**20
 # Kinds of texts of the run of many requests, in copies of a row's text.
 LENGTHS = (1, 1, 1, 2, 4, 8)
-
-
-class Server:
-    """A server that runs; its memory is that of all its processes.
-
-    Args:
-        bundles: folders.
-        flags: more of its flags.
-        start: the command; a test may plant a fault by it.
-    """
-
-    def __init__(
-        self, *bundles: Path, flags: Sequence[str] = (), start: Sequence[str] = (str(BURNISH), "serve")
-    ) -> None:
-        self.log = Path(tempfile.mkstemp(prefix="burnish-serve-")[1])
-        command = [*start, *map(str, bundles), "--port", "0", "--no-access-log", *flags]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        found = self.until(lambda: re.search(r"running on (http://\S+:\d+)", self.said()))
-        self.base = found[1]
-        self.url = f"{self.base}/v1/predict"
-        names = [bundle.name for bundle in bundles]
-        self.until(lambda: all(f"{name} is ready" in self.said() for name in names))
-
-    def said(self) -> str:
-        """Return the log."""
-        return self.log.read_text(encoding="utf-8")
-
-    def until(self, true: Callable[[], Any], seconds: float = 60) -> Any:
-        """Wait until something is so, and return it."""
-        ends = time.monotonic() + seconds
-        while not (found := true()):
-            if time.monotonic() > ends or self.process.poll() is not None:
-                self.process.kill()
-                raise click.ClickException(f"the server did not get so far:\n{self.said()}")
-            time.sleep(0.01)
-        return found
-
-    def memory(self) -> float:
-        """Return the resident memory in MiB."""
-        fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
-        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / MEGABYTE
-
-    def stop(self) -> int:
-        """End it, and return its status."""
-        self.process.terminate()
-        status = self.process.wait(60)
-        self.log.unlink()
-        return status
-
-
-@contextlib.contextmanager
-def server(*bundles: Path, flags: Sequence[str] = (), **given: Any) -> Iterator[Server]:
-    """Give a server, which ends with the block."""
-    running = Server(*bundles, flags=flags, **given)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.stop()
 
 
 def closed(bundle: Path, texts: Sequence[str], rows: Path, seconds: float) -> dict[str, Any]:
@@ -298,57 +234,6 @@ def hostile(bundle: Path, texts: Sequence[str], seconds: float) -> dict[str, Any
         for one in found.values()
     )
     return {"attacks": found, "as_wanted": wanted}
-
-
-def attacks(base: str) -> dict[str, Callable[[], Any]]:
-    """Return bodies of bad will, by name; each returns statuses, and seconds from the last byte to the answer."""
-    url = f"{base}/v1/predict"
-    deep = b'{"rows": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    emoji, marks = "\U0001f600" * 250_000, "e" + "\u0301" * 500_000
-    head = b"POST /v1/predict HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
-
-    def whole(request: bytes) -> Callable[[], Any]:
-        async def send() -> list[tuple[int, float]]:
-            return [await load.sent(url, request)]
-
-        return send
-
-    async def slow() -> list[tuple[int, float]]:
-        """Open 200 connections, one after another, that send a byte of a body a second."""
-        writers = []
-        for _ in range(200):
-            writers.append((await load.connected(url))[1])
-            writers[-1].write(head + b"Content-Length: 100\r\n\r\n{")
-            await asyncio.sleep(0.002)
-        for _ in range(2):
-            for writer in writers:
-                writer.write(b" ")
-                await asyncio.sleep(0.005)
-        for writer in writers:
-            writer.close()
-            await asyncio.sleep(0.002)
-        return [(0, 0.0)]
-
-    def rows(text: str) -> bytes:
-        return load.request_of(url, {"rows": [text]})
-
-    chunk = b"1\r\n \r\n"
-    return {
-        "200 MiB": whole(head + b"Content-Length: %d\r\n\r\n" % (200 * MEGABYTE) + b" " * MEGABYTE),
-        "200 MiB in chunks": whole(
-            head + b"Transfer-Encoding: chunked\r\n\r\n" + (b"100000\r\n" + b" " * MEGABYTE + b"\r\n") * 200
-        ),
-        "3 MB in chunks of a byte": whole(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3_000_000),
-        "1,000-fold gzip": whole(
-            load.head_of(url, packed := gzip.compress(b" " * MEGABYTE * 100), "Content-Encoding: gzip\r\n") + packed
-        ),
-        "1 MiB head": whole(head + b"X-Long: " + b"x" * MEGABYTE + b"\r\n\r\n"),
-        "100,000 deep": whole(load.head_of(url, deep) + deep),
-        "200 slow clients": slow,
-        "1 MB without a space": whole(rows("x" * 1_000_000)),
-        "1 MB of emoji": whole(rows(emoji)),
-        "1 MB of combining marks": whole(rows(marks)),
-    }
 
 
 def rate_of(running: Server, texts: Sequence[str], clients: int, count: int, seconds: float) -> float:

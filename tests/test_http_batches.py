@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from burnish_serve import InputError, load
+from burnish_serve.http import model as http_model
 from burnish_serve.http.batches import Batches
+from burnish_serve.http.config import ServeConfig
+from burnish_serve.http.model import Model
 from burnish_serve.http.refusal import Refusal
 
 TEXTS = ["great film", "dull", "great " * 9, "a dull film of great length"]
@@ -334,8 +337,10 @@ def test_who_went_away_is_not_computed(slow, gate):
         gate.set()
         await first
         await batches.answer(TEXTS[1:2], {}, soon())
+        return batches.waiting_rows
 
     assert slow.batches == [TEXTS[:1], TEXTS[1:2]]
+    assert found == 0
 
 
 def test_closing_finishes_what_waits_and_takes_no_more(slow, gate):
@@ -385,3 +390,22 @@ def test_each_batch_is_told_of(slow):
     assert batch["padding"] == pytest.approx(1 - lengths.sum() / (4 * lengths.max()))
     assert len(batch["waited"]) == 1
     assert batch["tokenize"] > 0 < batch["infer"]
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 8), (3, 2), (16, 1)])
+def test_a_worker_takes_its_share_of_threads_and_what_its_link_leads_to(
+    workers, threads, tiny_bundle, tmp_path, monkeypatch
+):
+    taken = {}
+
+    def opened(bundle, **given):
+        taken.update(given, folder=bundle.folder)
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(http_model, "open_runner", opened)
+    monkeypatch.setattr(http_model.machine, "num_threads", lambda: 8)
+    (tmp_path / "link").symlink_to(tiny_bundle)
+    with pytest.raises(InputError, match="that is enough"):
+        asyncio.run(Model("intent", tmp_path / "link", ServeConfig(workers=workers)).load())
+    assert taken["threads"] == threads
+    assert taken["folder"] == tiny_bundle.resolve()

@@ -20,9 +20,12 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 import load as generator
 import serving
+import started
 from http_process import JSON, Process, start
 
 __all__ = ["start"]  # a fixture
@@ -197,6 +200,7 @@ def test_a_terminals_interrupt_lets_workers_answer_what_came(start, tiny_bundle)
         os.killpg(server.process.pid, signal.SIGINT)
         assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
     assert server.process.wait(30) == 0
+    assert len(re.findall("Finished server process", server.log.read_text())) == 2
 
 
 def test_workers_end_with_the_process_that_started_them(start, tiny_bundle):
@@ -209,15 +213,14 @@ def test_workers_end_with_the_process_that_started_them(start, tiny_bundle):
         time.sleep(0.05)
 
 
-def test_a_worker_that_was_asked_before_it_was_ready_is_ready_for_metrics_too(tiny_bundle, tmp_path):
+def test_each_worker_tells_the_others_that_it_is_ready(tiny_bundle, tmp_path):
     flags = ["--workers", 2, "--port", free_port(), "--admin-port", free_port()]
-    server = Process(Path(sys.executable).parent / "burnish", {**os.environ}, tmp_path, tiny_bundle, *flags)
-    before = []
-    while len(re.findall("is ready", server.log.read_text())) < 2:
-        before.append(server.admin.get("/metrics")[2])
-    assert b'burnish_model_ready{model="tiny_bundle"} 0.0' in before[0]
-    for _ in range(20):  # whichever answers
-        assert b'burnish_model_ready{model="tiny_bundle"} 1.0' in server.admin.get("/metrics")[2]
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    server = Process(Path(sys.executable).parent / "burnish", variables, tmp_path, tiny_bundle, *flags)
+    server.until(lambda: len(re.findall("is ready", server.log.read_text())) == 2)
+    registry = CollectorRegistry()  # of what they keep for each other; none of them was asked
+    MultiProcessCollector(registry, str(next(tmp_path.glob("burnish-*"))))
+    assert registry.get_sample_value("burnish_model_ready", {"model": "tiny_bundle"}) == 1
     assert server.end() == 0
 
 
@@ -283,7 +286,7 @@ main()
 
 @pytest.mark.parametrize("leaks", [False, True])
 def test_memory_does_not_grow_with_requests_and_a_leak_is_seen(tiny_bundle, leaks):
-    command = [sys.executable, "-c", LEAKING] if leaks else [str(serving.BURNISH), "serve"]
+    command = [sys.executable, "-c", LEAKING] if leaks else [str(started.BURNISH), "serve"]
     found = serving.remembered(tiny_bundle, TEXTS * 10, 6000, command)
     assert (found["mib_per_10000_requests"] > 20) is leaks, found
 

@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from burnish_serve.http import inference
-from burnish_serve.http.batches import Answered
 from burnish_serve.http.config import ServeConfig
 from burnish_serve.http.door import Door, route
 from burnish_serve.http.metrics import CONTENT_TYPE, Metrics
@@ -26,6 +25,7 @@ from burnish_serve.http.page import page
 from burnish_serve.http.protocol import LOST
 from burnish_serve.http.reading import BINARY, JSON, read_body, strict_json
 from burnish_serve.http.refusal import Refusal
+from burnish_serve.http.waiting import Answered
 
 # Whoever may not ask may still see whether we live, as probes do, and where he would have to say who he is.
 OPEN = {"/", "/openapi.json", "/v2/health/live", "/v2/health/ready"}

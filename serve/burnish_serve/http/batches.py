@@ -19,18 +19,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from burnish_serve import batching
 from burnish_serve.errors import InputError
 from burnish_serve.http.refusal import Refusal
+from burnish_serve.http.waiting import Answered, Waiting, too_late
 from burnish_serve.runner import Runner
-from burnish_serve.tasks import Answer, Asked
+from burnish_serve.tasks import Asked
 
 logger = logging.getLogger("burnish.serve")
-# A guess for the tokens of a row before it is tokenized; how a batch is really cut is decided behind that.
-CHARACTERS_OF_TOKEN = 4
-ENDS_OF_ROW = 2
 # The oldest of the requests that wait, among which company of like length is looked for.
 LOOKED_AT = 128
 # Budgets that are taken at once where many wait: more rows, which are cut into better batches.
@@ -58,31 +56,6 @@ class Watch(Protocol):
         ...
 
 
-class Answered(NamedTuple):
-    """What became of a request."""
-
-    answers: list[Answer]
-    truncated: list[int]
-    """Places of the rows that were cut."""
-
-
-class _Waiting:
-    """A request that waits, or is computed."""
-
-    __slots__ = ("deadline", "gone", "longest", "options", "result", "rows", "since", "size")
-
-    def __init__(self, rows: Sequence[Any], options: Mapping[str, Any], deadline: float, result: Any) -> None:
-        self.rows = rows
-        self.options = options
-        self.deadline = deadline
-        self.result: asyncio.Future[Answered] = result
-        self.since = time.monotonic()
-        sizes = [_characters(row) // CHARACTERS_OF_TOKEN + ENDS_OF_ROW for row in rows]
-        self.size = sum(sizes)
-        self.longest = max(sizes)
-        self.gone = False
-
-
 class Batches:
     """Answers the requests of all clients; made and asked in one event loop.
 
@@ -99,7 +72,7 @@ class Batches:
         self.waiting_rows = 0
         self._workers = workers
         self._watch = watch
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._change = threading.Condition()
         self._closed = False
         self._free = 0
@@ -133,14 +106,14 @@ class Batches:
             Refusal: too many wait (429), a row cannot be asked (422), it is too late (504), or the server ends (503).
         """
         self.check_room()
-        waiting = _Waiting(rows, options, deadline, self._loop.create_future())
+        waiting = Waiting(rows, options, deadline, self._loop.create_future())
         with self._change:
             if self._closed:
                 raise Refusal(503, "ending", "the server is ending")
             self._waiting.append(waiting)
             self.waiting_rows += len(rows)
             self._change.notify()
-        late = self._loop.call_later(max(0.0, deadline - time.monotonic()), _too_late, waiting)
+        late = self._loop.call_later(max(0.0, deadline - time.monotonic()), too_late, waiting)
         try:
             return await waiting.result
         finally:
@@ -169,7 +142,7 @@ class Batches:
             if batch:
                 self._compute(batch)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """Return requests for a batch: the oldest with those of like length, none that nobody wants.
 
         There are as many as the budget holds, or as are a free worker's share of what waits. Where very many wait it is
@@ -178,16 +151,16 @@ class Batches:
         """
         share = math.ceil(self.waiting_rows / (self._free + 1))
         now = time.monotonic()
-        known: list[_Waiting] = []
+        known: list[Waiting] = []
         while self._waiting and len(known) < LOOKED_AT:
             first = self._waiting.popleft()
             if first.gone or first.deadline < now:
                 self.waiting_rows -= len(first.rows)
                 if not first.gone:
-                    self._loop.call_soon_threadsafe(_too_late, first)
+                    self._loop.call_soon_threadsafe(too_late, first)
             else:
                 known.append(first)
-        batch: list[_Waiting] = []
+        batch: list[Waiting] = []
         rows = size = 0
         if known:
             budget = self.model.max_batch_tokens
@@ -205,18 +178,18 @@ class Batches:
         self._waiting.extendleft(one for one in reversed(known) if id(one) not in taken)
         return batch
 
-    def _compute(self, batch: list[_Waiting]) -> None:
+    def _compute(self, batch: list[Waiting]) -> None:
         """Answer requests together; those that cannot be asked are told so, each by itself."""
         started = time.monotonic()
-        found: list[tuple[_Waiting, Answered | Exception]] = []
-        asked: list[tuple[_Waiting, list[Asked]]] = []
+        found: list[tuple[Waiting, Answered | Exception]] = []
+        asked: list[tuple[Waiting, list[Asked]]] = []
         for waiting, rows in zip(batch, self._encoded(batch), strict=True):
             if isinstance(rows, Exception):
                 found.append((waiting, rows))
             else:
                 asked.append((waiting, rows))
         encoded = time.monotonic()
-        groups: dict[str, list[tuple[_Waiting, list[Asked]]]] = {}
+        groups: dict[str, list[tuple[Waiting, list[Asked]]]] = {}
         for waiting, rows in asked:
             groups.setdefault(repr(sorted(waiting.options.items())), []).append((waiting, rows))
         for group in groups.values():
@@ -236,7 +209,7 @@ class Batches:
                 waiting=self.waiting_rows,
             )
 
-    def _encoded(self, batch: list[_Waiting]) -> list[list[Asked] | Exception]:
+    def _encoded(self, batch: list[Waiting]) -> list[list[Asked] | Exception]:
         """Return the rows of each request as they are asked, or why they cannot be."""
         try:
             whole = iter(self.model.encode([row for waiting in batch for row in waiting.rows]))
@@ -255,7 +228,7 @@ class Batches:
                 return number
         return len(rows)
 
-    def _answered(self, group: list[tuple[_Waiting, list[Asked]]]) -> list[tuple[_Waiting, Answered | Exception]]:
+    def _answered(self, group: list[tuple[Waiting, list[Asked]]]) -> list[tuple[Waiting, Answered | Exception]]:
         """Return the answers to requests with the same options."""
         try:
             answers = iter(self.model.answers([row for _, rows in group for row in rows], **group[0][0].options))
@@ -280,13 +253,7 @@ class Batches:
         return Refusal(500, "internal", "the request could not be answered")
 
 
-def _characters(row: Any) -> int:
-    """Return how many characters of text a row has."""
-    values = row.values() if isinstance(row, Mapping) else [row]
-    return sum(len(value) for value in values if isinstance(value, str))
-
-
-def _tell(found: list[tuple[_Waiting, Answered | Exception]]) -> None:
+def _tell(found: list[tuple[Waiting, Answered | Exception]]) -> None:
     """Hand requests their answers, in the event loop."""
     for waiting, what in found:
         if waiting.result.done():
@@ -295,9 +262,3 @@ def _tell(found: list[tuple[_Waiting, Answered | Exception]]) -> None:
             waiting.result.set_exception(what)
         else:
             waiting.result.set_result(what)
-
-
-def _too_late(waiting: _Waiting) -> None:
-    waiting.gone = True
-    if not waiting.result.done():
-        waiting.result.set_exception(Refusal(504, "deadline", "the request's deadline has passed"))

@@ -20,10 +20,11 @@ from burnish_serve import machine
 from burnish_serve.bundle import Bundle
 from burnish_serve.errors import ProofError
 from burnish_serve.golden import largest_difference
-from burnish_serve.http.batches import Answered, Batches, Watch
+from burnish_serve.http.batches import Batches, Watch
 from burnish_serve.http.config import ServeConfig
 from burnish_serve.http.options import checked
 from burnish_serve.http.refusal import Refusal
+from burnish_serve.http.waiting import Answered
 from burnish_serve.opening import open_runner
 from burnish_serve.runner import Runner
 from burnish_serve.session import CPU
