@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def train(
     overwrite: bool = False,
     log: Any = None,
     origin: Origin | None = None,
+    callbacks: Sequence[transformers.TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Fine-tune as the config says and write the checkpoint to ``config.out``.
 
@@ -71,6 +72,7 @@ def train(
         overwrite: replace what stands at ``OUT`` and ``OUT.partial``.
         log: called with one line of text for each thing worth telling; None for silence.
         origin: rows and model of a run that does not begin with a pretrained encoder.
+        callbacks: of transformers' Trainer, asked besides our own.
 
     Returns:
         The contents of ``burnish.json``.
@@ -93,7 +95,7 @@ def train(
     checkpoint.quiet()
     last = prepare(work, config, splits, resume=resume, overwrite=overwrite)
     try:
-        return _run(config, work, splits, last, started, say, origin, cuda=cuda, bf16=bf16)
+        return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, bf16=bf16)
     except BaseException as error:  # Ctrl-C too
         saved = get_last_checkpoint(str(work)) if work.is_dir() else None
         if saved is None and isinstance(error, InputError):  # nothing to go on from
@@ -114,6 +116,7 @@ def _run(
     started: float,
     say: Any,
     origin: Origin | None,
+    callbacks: Sequence[transformers.TrainerCallback],
     *,
     cuda: bool,
     bf16: bool,
@@ -152,6 +155,8 @@ def _run(
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     target = kind(task, config, labels, splits.train)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, bf16=bf16)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     probed = new_head and (pooled or task.per_token) and not last
     if probed and isinstance(target, Supervised) and target.probe_rows:
         say(f"starting the head from a linear probe of {min(len(splits.train), target.probe_rows)} rows")
