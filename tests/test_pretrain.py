@@ -18,7 +18,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from burnish_serve.errors import BurnishError, InputError
 from burnish_train import checkpoint, deadline
 from burnish_train.cli import pretrain as command
-from burnish_train.deadline import Deadline, schedule
+from burnish_train.deadline import Deadline
+from burnish_train.methods.schedule import schedule_for
 from burnish_train.pretrain import pretrain, read_texts
 from burnish_train.pretrain_config import SIZES, PretrainConfig, read_recipe
 from burnish_train.progress import StepBar
@@ -214,7 +215,7 @@ def test_settings_that_are_wrong_are_told_at_once(tmp_path):
 def test_the_rate_follows_steps_or_time_whichever_is_further():
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
     share = SimpleNamespace(over=0.0)
-    plan = schedule("linear", optimizer, 0.1, 100, lambda: share.over)
+    plan = schedule_for("linear", optimizer, warmup=10, steps=100, progress=lambda: share.over)
     optimizer.step()
 
     def rate_at(step: int, over: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from burnish_serve.errors import BurnishError, InputError
-from burnish_train import TrainConfig, fit, train
+from burnish_train import TrainConfig, result, train
 from burnish_train.progress import StepBar
 from tiny_model import labelled_rows, write_rows
 from training import furthest_apart, record_of
@@ -92,7 +92,7 @@ def test_a_run_that_stopped_between_an_epoch_and_its_score_loses_no_score(train_
 
 def test_a_run_that_failed_while_it_wrote_its_result_goes_on(train_config, tiny_checkpoint, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(fit.curve, "draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(result.curve, "draw", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises((OSError, BurnishError)):
             train(train_config())
     assert not train_config().out.exists()

@@ -19,7 +19,7 @@ from burnish_serve.config import to_dict
 from burnish_serve.errors import DeviceError
 from burnish_train import TrainConfig, checkpoint, fit, train
 from burnish_train.data import read_splits
-from burnish_train.device import use_bf16, use_cuda
+from burnish_train.device import precision_of, use_cuda
 from burnish_train.losses import cross_entropy
 from burnish_train.progress import StepBar
 from tiny_model import LABELS, labelled_rows, write_rows
@@ -237,11 +237,14 @@ def test_without_dev_rows_the_last_step_is_kept(train_config, tmp_path):
 
 
 def test_bf16_is_taken_where_the_processor_has_it(monkeypatch):
-    for features, wanted in ((("avx512_bf16",), True), (("amx_bf16",), True), (("avx2",), False)):
-        monkeypatch.setattr(machine, "cpu_features", lambda features=features: features)
-        assert use_bf16("auto", cuda=False) is wanted
-    assert use_bf16("bf16", cuda=False)
-    assert not use_bf16("fp32", cuda=False)
+    for features, wanted in ((("avx512_bf16",), "bf16"), (("amx_bf16",), "bf16"), (("avx2",), "fp32")):
+        monkeypatch.setattr("burnish_serve.machine.cpu_features", lambda features=features: features)
+        assert precision_of("auto", cuda=False) == wanted
+    assert precision_of("bf16", cuda=False) == "bf16"
+    assert precision_of("fp32", cuda=False) == "fp32"
+    assert precision_of("fp16", cuda=True) == "fp16"
+    with pytest.raises(DeviceError, match="fp16 needs a GPU"):
+        precision_of("fp16", cuda=False)
 
 
 def test_bf16_trains_and_what_is_written_is_float32(train_config, tmp_path):

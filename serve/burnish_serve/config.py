@@ -140,8 +140,12 @@ def configure(config: type[Config], values: Mapping[str, Any], *, source: str = 
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as JSON holds it: paths as text."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    """Return a config as JSON holds it: paths as text, tuples as lists."""
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
 
 
 def _checked(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> tuple[Any, str | None]:

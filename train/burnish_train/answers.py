@@ -54,6 +54,22 @@ class Answers(Supervised):
         )
         return (start + end) / 2
 
+    def apart(
+        self, outputs: Any, others: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Return the divergence of the scores of start and end from the others'; padding is no choice."""
+        padding = inputs["attention_mask"] == 0
+        least = torch.finfo(torch.float32).min / 2  # divided by a temperature, and a difference of two, it stays finite
+        start, end = (
+            losses.softmax_divergence(
+                outputs[name].float().masked_fill(padding, least),
+                others[name].float().masked_fill(padding, least),
+                temperature,
+            )
+            for name in ("start_logits", "end_logits")
+        )
+        return (start + end) / 2
+
     def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
         """Return the threshold of "no answer" with the best F1, where there are questions without one."""
         if all(example.right for example in examples):

@@ -14,7 +14,7 @@ import click
 from burnish_serve.cli.options import device_option
 from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import flags
-from burnish_train import pretrain_config
+from burnish_train import pretrain_config, processes
 from burnish_train.config import TrainConfig, read_recipe
 from burnish_train.pretrain_config import PretrainConfig
 
@@ -31,6 +31,7 @@ def train(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> R
     Every key of a recipe is also a flag, and a flag wins. The checkpoint is a Hugging Face folder, with its record in
     burnish.json: settings, data hashes, scores, training curve.
     """
+    processes.hush()
     config = read_recipe(recipe, **given)
     from burnish_train.fit import train as run
 
@@ -54,6 +55,7 @@ def pretrain(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -
 
     Every key of a recipe is also a flag, and a flag wins. The folder is what `burnish train --model` takes.
     """
+    processes.hush()
     config = pretrain_config.read_recipe(recipe, **given)
     from burnish_train.pretrain import pretrain as run
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from burnish_serve.config import configure, dataclass, read_toml, setting
-from burnish_serve.errors import InputError
 from burnish_serve.tasks import TASKS
 from burnish_serve.tasks.pooling import POOLINGS
 from burnish_serve.tasks.tagging import SCHEMES
 from burnish_serve.text import ON_LONG
+from burnish_train.allowed import check
+from burnish_train.methods.names import OPTIMIZERS, SCHEDULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,35 @@ class TrainConfig:
     )
     num_train_epochs: float = setting("how often each row is seen", default=3.0, minimum=0.001)
     learning_rate: float = setting("highest learning rate", default=5e-5, minimum=0)
-    lr_scheduler_type: str = setting(
-        "how the rate falls after warm-up", default="linear", choices=("linear", "cosine", "constant_with_warmup")
-    )
+    lr_scheduler_type: str = setting("how the rate falls after warm-up", default="linear", choices=SCHEDULES)
+    lr_num_cycles: int = setting("how often a rate of cycles or restarts goes down", default=3, minimum=1)
+    lr_power: float = setting("power of a polynomial rate", default=2.0, minimum=0)
+    optim: str = setting("what takes the steps", default="adamw_torch_fused", choices=OPTIMIZERS)
     warmup_ratio: float = setting("share of the steps in which the rate rises", default=0.1, minimum=0, below=1)
-    weight_decay: float = setting("AdamW's decay of weights (not of biases and norms)", default=0.01, minimum=0)
+    weight_decay: float = setting("the optimizer's decay of weights (not of biases and norms)", default=0.01, minimum=0)
     max_grad_norm: float = setting("gradients longer than this are clipped", default=1.0, minimum=0)
     label_smoothing_factor: float = setting(
         "share of the target spread over all labels", default=0.0, minimum=0, below=1
+    )
+    focal_gamma: float = setting(
+        "how much less a row counts that is right already; 0 for all alike, else about 2", default=0.0, minimum=0
+    )
+    rdrop_alpha: float = setting(
+        "learn from each batch under two dropouts whose answers must agree, weighed so; 0 for never, else 0.5 to 5",
+        default=0.0,
+        minimum=0,
+    )
+    contrastive_steps: int = setting(
+        "draw rows of one label together for so many batches before the labels are learned; for few rows",
+        default=0,
+        minimum=0,
+    )
+    contrastive_learning_rate: float = setting("highest learning rate of these steps", default=5e-5, minimum=0)
+    ema_decay: float = setting(
+        "score and keep a moving average of the weights, of which a step leaves so much; 0 for the weights themselves",
+        default=0.0,
+        minimum=0,
+        below=1,
     )
     adversarial_epsilon: float = setting(
         "learn from each batch again with word vectors moved so far to where it hurts most; 0 for never, else about 1",
@@ -71,6 +93,39 @@ class TrainConfig:
         default="none",
         choices=("none", "balanced", "sqrt"),
     )
+    freeze_embeddings: bool = setting("leave the word vectors as they are", default=False)
+    freeze_layers: int = setting("leave the embeddings and so many of the lowest layers", default=0, minimum=0)
+    freeze_pattern: str | None = setting(
+        "leave all weights whose name this regular expression is found in", default=None
+    )
+    unfreeze_every: float = setting(
+        "let the head learn alone, and one more layer from the top after each so many epochs; 0 for all at once",
+        default=0.0,
+        minimum=0,
+    )
+    layer_lr_decay: float = setting(
+        "factor of the learning rate from each layer to the one below it", default=1.0, minimum=0.01
+    )
+    reinit_layers: int = setting("begin so many of the highest layers anew", default=0, minimum=0)
+    keep_layers: int = setting(
+        "a smaller student: keep so many of the encoder's layers, evenly spread; 0 for all", default=0, minimum=0
+    )
+    lora_rank: int = setting(
+        "width of the thin matrices that learn beside each layer, merged at the end; 0 for none", default=0, minimum=0
+    )
+    lora_alpha: float = setting("their product counts so much divided by the rank", default=16.0, minimum=0)
+    lora_dropout: float = setting("share of their inputs that is dropped", default=0.0, minimum=0, below=1)
+    lora_target_modules: str = setting(
+        "which layers have them: ends of names with commas between, such as query,value", default="all-linear"
+    )
+    teacher: tuple[str, ...] = setting("checkpoints whose scores are learned from besides the labels", default=())
+    distill_alpha: float = setting("share of the loss that is the teacher's", default=0.5, minimum=0)
+    distill_temperature: float = setting(
+        "what both logits are divided by, so that small scores tell too", default=2.0, minimum=0.01
+    )
+    distill_hidden: float = setting("weight of the distance to the teacher's vectors", default=0.0, minimum=0)
+    distill_attention: float = setting("weight of the distance to the teacher's attention", default=0.0, minimum=0)
+    unlabelled: str | None = setting("rows without labels, learned from by the teacher's scores alone", default=None)
     tag_scheme: str = setting(
         "tags that a model of spans gives: begin, inside and outside, or an end and a single word told apart too",
         default="BIO",
@@ -104,6 +159,8 @@ class TrainConfig:
         "stop in time: the rate falls to 0 by then; 0 for as long as the epochs take", default=0.0, minimum=0
     )
     per_device_train_batch_size: int = setting("rows of a step", default=32, minimum=1)
+    gradient_accumulation_steps: int = setting("batches whose gradients make one step", default=1, minimum=1)
+    gradient_checkpointing: bool = setting("compute twice what else stays in memory", default=False)
     per_device_eval_batch_size: int = setting("rows of a batch in evaluation", default=64, minimum=1)
     early_stopping_patience: int = setting(
         "epochs without a better dev score before it stops; 0 never", default=3, minimum=0
@@ -111,38 +168,15 @@ class TrainConfig:
     save_steps: int = setting("also save every so many steps, to resume from; 0 for epochs only", default=0, minimum=0)
     device: str = setting("where to train", default="auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
-        "bf16 is automatic mixed precision; auto takes it where the machine has it",
+        "bf16 and fp16 are automatic mixed precision; auto takes bf16 where the machine has it",
         default="auto",
-        choices=("auto", "fp32", "bf16"),
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
 
     def __post_init__(self) -> None:
-        """Refuse what the task has no use for: a pooling, a label for rejection, weights of labels, other tags."""
-        if self.task not in TASKS:
-            return  # said where settings are read
-        task = TASKS[self.task]
-        tags = task.per_token and task.labelled
-        if self.reject_label and task.problem_type != "single_label_classification":
-            raise InputError(f"reject_label {self.reject_label!r} is for tasks that give one label, not {self.task}")
-        if self.class_weights != "none" and not (tags or "classification" in (task.problem_type or "")):
-            raise InputError(f"class_weights {self.class_weights!r} is for tasks that give labels, not {self.task}")
-        if self.word_dropout and task.keep is not None:
-            raise InputError(f"word_dropout is not for {self.task}, which hides tokens by mlm_probability")
-        if self.tag_scheme != "BIO" and not tags:
-            raise InputError(f"tag_scheme {self.tag_scheme!r} is for token-classification, not {self.task}")
-        if not self.label_inner_words and not tags:
-            raise InputError(f"label_inner_words is for token-classification, not {self.task}")
-        if self.pooling not in POOLINGS:
-            return  # the architecture's own head; or what is said where settings are read
-        missing = set(POOLINGS[self.pooling].tokens) - set(task.tokens)
-        if task.head != "SequenceClassification":
-            raise InputError(f"pooling {self.pooling!r} is for tasks that answer about a whole text, not {self.task}")
-        if missing:
-            known = ", ".join(name for name in sorted(TASKS) if TASKS[name].tokens)
-            raise InputError(
-                f"pooling {self.pooling!r} reads {', '.join(sorted(missing))}, and {self.task} has no such "
-                f"tokens; it is for {known}"
-            )
+        """Refuse what the task has no use for, and what does not go together."""
+        if self.task in TASKS:  # else it is said where settings are read
+            check(self)
 
 
 def read_recipe(path: Path | None, **given: Any) -> TrainConfig:

@@ -54,6 +54,8 @@ class Splits:
     sources: dict[str, dict[str, Any]]
     """Where each split comes from: name, sha256, rows."""
     warnings: tuple[str, ...]
+    unlabelled: tuple[Example, ...] = ()
+    """Rows without labels."""
 
 
 def read_splits(config: TrainConfig) -> Splits:
@@ -78,6 +80,10 @@ def read_splits(config: TrainConfig) -> Splits:
         known = (*names, config.reject_label) if config.reject_label else names
         _check_labels(splits.get(name, []), task, known, f"{given[name]}", config.train)
     warnings += _label_warnings(splits["train"], task)
+    unlabelled = read_unlabelled(config.unlabelled, config) if config.unlabelled else ()
+    if unlabelled:
+        about = {"source": config.unlabelled, "sha256": _sha256(unlabelled), "rows": len(unlabelled)}
+        sources["unlabelled"] = about
     if "dev" not in splits:
         splits["train"], splits["dev"] = cut_dev(splits["train"], config.dev_fraction, config.seed)
         rule = {"cut_from": "train", "fraction": config.dev_fraction, "seed": config.seed, "rows": len(splits["dev"])}
@@ -93,7 +99,26 @@ def read_splits(config: TrainConfig) -> Splits:
         names=names,
         sources=sources,
         warnings=tuple(warnings),
+        unlabelled=unlabelled,
     )
+
+
+def read_unlabelled(source: str, config: TrainConfig) -> tuple[Example, ...]:
+    """Return the rows of a file whose labels are not known, or not looked at; empty texts are left out.
+
+    Raises:
+        InputError: a row that cannot be used, with file and line, or there are none.
+    """
+    task = task_named(config.task)
+    rows = []
+    for number, row in read_rows(source):
+        asked = task.asked(row, f"{source}:{number}", config.text_column)
+        texts = task.texts(asked, f"{source}:{number}")
+        if any(text.strip() for text in texts):
+            rows.append(Example(asked, texts, None))
+    if not rows:
+        raise InputError(f"{source} has no rows")
+    return tuple(rows)
 
 
 def cut_dev(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:

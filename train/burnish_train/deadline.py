@@ -10,15 +10,10 @@ with fewer steps. Time before a resume counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import torch
 import transformers
 from transformers.trainer_callback import ExportableState
-
-# Of the schedule that the rate is looked up in.
-RESOLUTION = 1_000_000
 
 
 class Deadline(transformers.TrainerCallback, ExportableState):
@@ -52,26 +47,3 @@ class Deadline(transformers.TrainerCallback, ExportableState):
         """Stop where the time is over; the end of an epoch is made of it, with its evaluation."""
         if self.progress >= 1:
             control.should_training_stop = True
-
-
-def schedule(
-    name: str, optimizer: Any, warmup: float, steps: int, progress: Callable[[], float]
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return a schedule of transformers that follows steps or time.
-
-    Args:
-        name: of the schedule.
-        optimizer: whose rate it sets.
-        warmup: share in which the rate rises.
-        steps: of the whole run.
-        progress: the share of the time that is over.
-    """
-    idle = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    plan = transformers.get_scheduler(name, idle, int(warmup * RESOLUTION), RESOLUTION)
-    (rate,) = plan.lr_lambdas
-
-    def at(step: int) -> float:
-        share = min(1.0, max(step / steps, progress()))
-        return float(rate(int(share * RESOLUTION)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, at)

@@ -1,6 +1,6 @@
 """Where training runs and in which precision: what was asked for, checked against what the machine has.
 
->>> use_cuda("auto"), use_bf16("auto", cuda=False)  # doctest: +SKIP
+>>> use_cuda("auto"), precision_of("auto", cuda=False)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -27,10 +27,18 @@ def use_cuda(device: str) -> bool:
     return False
 
 
-def use_bf16(precision: str, *, cuda: bool) -> bool:
-    """Return whether to run the forward pass in bfloat16: where asked for, or where the hardware multiplies in it."""
-    if precision != "auto":
-        return precision == "bf16"
+def precision_of(asked: str, *, cuda: bool) -> str:
+    """Return what the forward pass computes in: ``fp32``, or ``bf16`` or ``fp16`` by automatic mixed precision.
+
+    Raises:
+        DeviceError: float16 was asked for without a GPU.
+    """
+    if asked == "fp16" and not cuda:
+        raise DeviceError("--precision fp16 needs a GPU; a CPU multiplies in bf16 or fp32")
+    if asked != "auto":
+        return asked
     if cuda:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16"} & set(machine.cpu_features()))
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = bool({"avx512_bf16", "amx_bf16"} & set(machine.cpu_features()))
+    return "bf16" if fast else "fp32"

@@ -8,7 +8,6 @@ together there and renamed to ``OUT``. A run that was killed goes on from the la
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from transformers.trainer_utils import get_last_checkpoint
 
-from burnish_serve import machine
-from burnish_serve.config import to_dict
 from burnish_serve.errors import BurnishError, InputError
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, task_named
-from burnish_train import checkpoint, curve
+from burnish_train import checkpoint, processes
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
 from burnish_train.deadline import Deadline
-from burnish_train.device import use_bf16, use_cuda
+from burnish_train.device import precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
+from burnish_train.methods.average import Average
+from burnish_train.methods.model import prepare as prepare_model
+from burnish_train.methods.model import shares
+from burnish_train.methods.teacher import Teacher
+from burnish_train.methods.unfreezing import Unfreeze
 from burnish_train.progress import SaveEvery, StepBar
+from burnish_train.result import write_result
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
 from burnish_train.work import disk_is_full, prepare
@@ -82,20 +84,24 @@ def train(
         DeviceError: the device cannot be used.
         BurnishError: the run was interrupted; the message says how to go on.
     """
-    say = log or (lambda line: None)
+    say = log if log and processes.number() == 0 else (lambda line: None)
     started = time.perf_counter()
     if not config.out.name:
         raise InputError(f"--out {config.out} names no new folder; give one, such as --out runs/a")
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
-    bf16 = use_bf16(config.precision, cuda=cuda)
+    precision = precision_of(config.precision, cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
     for warning in splits.warnings:
         say(f"warning: {warning}")
     checkpoint.quiet()
-    last = prepare(work, config, splits, resume=resume, overwrite=overwrite)
+    processes.join(cuda=cuda)
+    with processes.first_alone() as first:
+        if first:
+            prepare(work, config, splits, resume=resume, overwrite=overwrite)
+    last = get_last_checkpoint(str(work))
     try:
-        return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, bf16=bf16)
+        return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, precision=precision)
     except BaseException as error:  # Ctrl-C too
         saved = get_last_checkpoint(str(work)) if work.is_dir() else None
         if saved is None and isinstance(error, InputError):  # nothing to go on from
@@ -119,19 +125,21 @@ def _run(
     callbacks: Sequence[transformers.TrainerCallback],
     *,
     cuda: bool,
-    bf16: bool,
+    precision: str,
 ) -> dict[str, Any]:
-    name = origin.make(work) if origin else config.model
+    with processes.first_alone():
+        name = origin.make(work) if origin else config.model
     transformers.set_seed(config.seed)
     task = task_named(config.task)
     kind = KINDS[config.task]
     labels = kind.labels_of(splits.names, config)
     tokenizer, model = checkpoint.load_encoder(name, task, labels, config.pooling)
-    (work / "tokenizer").mkdir(exist_ok=True)
+    place = work / f"tokenizer-{processes.number()}"
+    place.mkdir(exist_ok=True)
     encoder = checkpoint.saved_tokenizer(
         task,
         tokenizer,
-        work / "tokenizer",
+        place,
         model,
         max_length=config.max_length,
         stride=config.stride,
@@ -139,8 +147,8 @@ def _run(
     )
     say(
         f"{len(splits.train)} rows to train, {len(splits.dev)} dev, {len(splits.test)} test, "
-        f"{len(labels)} labels; {'GPU' if cuda else f'CPU with {machine.num_threads()} threads'}, "
-        f"{'bf16' if bf16 else 'fp32'}"
+        f"{len(labels)} labels; {'GPU' if cuda else f'CPU with {processes.num_threads()} threads'}, "
+        f"{precision}" + (f", {processes.count()} processes" if processes.count() > 1 else "")
     )
     pooled = isinstance(model, PooledClassifier)
     new_head = pooled or bool(task.head and task.head not in " ".join(model.config.architectures or ()))
@@ -148,19 +156,29 @@ def _run(
         say(f"the head of {task.name} is new: {config.model} has none")
     if last:
         say(f"going on from {last}")
+    adapter = prepare_model(model, config)
+    learning, weights = shares(model)
+    if learning < weights:
+        say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     if not cuda:
-        torch.set_num_threads(machine.num_threads())
-        model.set_attn_implementation("eager")  # whose dropout can be a faster one
+        torch.set_num_threads(processes.num_threads())
+    if not cuda or config.distill_attention:
+        model.set_attn_implementation("eager")  # whose dropout can be a faster one, and whose scores can be seen
     model.to("cuda" if cuda else "cpu")
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     target = kind(task, config, labels, splits.train)
-    trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, bf16=bf16)
+    trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
     for callback in callbacks:
         trainer.add_callback(callback)
+    if config.contrastive_steps and not last:
+        say(f"drawing rows of one label together: {config.contrastive_steps} batches")
+        trainer.draw_together(config.contrastive_steps, config.contrastive_learning_rate)
     probed = new_head and (pooled or task.per_token) and not last
     if probed and isinstance(target, Supervised) and target.probe_rows:
         say(f"starting the head from a linear probe of {min(len(splits.train), target.probe_rows)} rows")
         trainer.probe_head(target)
+    if processes.count() > 1:
+        transformers.set_seed(config.seed + processes.number())  # each drops out other elements
     try:
         trainer.train(resume_from_checkpoint=last)
     except KeyboardInterrupt as error:
@@ -169,7 +187,18 @@ def _run(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
             f"{saved}; the same command with --resume goes on"
         ) from error
-    return write_result(config, work, splits, trainer, tokenizer, started, origin)
+    if trainer.average:
+        trainer.average.take()
+    if adapter:
+        adapter.merge()
+    if origin:
+        model.config.update(dict(origin.model))
+    own = {"weights_learned": learning, "processes": processes.count(), **(origin.record if origin else {})}
+    processes.wait()
+    with processes.first_alone() as first:
+        if first:
+            return write_result(config, work, splits, trainer, tokenizer, started, own)
+    return checkpoint.read_record(config.out)
 
 
 def make_trainer(
@@ -181,7 +210,7 @@ def make_trainer(
     target: Target,
     *,
     cuda: bool,
-    bf16: bool,
+    precision: str,
 ) -> TaskTrainer:
     """Return the Trainer of this run."""
     task = runner.task
@@ -190,8 +219,8 @@ def make_trainer(
         output_dir=str(work),
         num_train_epochs=config.num_train_epochs,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_ratio,
+        optim="adamw_torch" if config.optim == "adam" else config.optim,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -204,7 +233,9 @@ def make_trainer(
         metric_for_best_model=task.metric if has_dev else None,
         greater_is_better=True if has_dev else None,
         seed=config.seed,
-        bf16=bf16,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,
@@ -215,17 +246,23 @@ def make_trainer(
         average_tokens_across_devices=False,
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
     )
+    train = [*splits.train, *splits.unlabelled]
+    average = Average(model, config.ema_decay) if config.ema_decay else None
     trainer = TaskTrainer(
         runner,
         model,
         target,
-        splits.train,
+        train,
         splits.dev,
         arguments,
+        teacher=Teacher(target, runner, model, train, config) if config.teacher else None,
+        average=average,
         callbacks=[
             StepBar(task.metric),
             SaveEvery(config.save_steps),
             *([Deadline(config.max_minutes)] if config.max_minutes else []),
+            *([Unfreeze(model, config.unfreeze_every)] if config.unfreeze_every else []),
+            *([average] if average else []),
         ],
     )
     rows: Any = trainer.train_dataset
@@ -235,62 +272,3 @@ def make_trainer(
     if has_dev and config.early_stopping_patience:
         trainer.add_callback(transformers.EarlyStoppingCallback(config.early_stopping_patience))
     return trainer
-
-
-def write_result(
-    config: TrainConfig,
-    work: Path,
-    splits: Splits,
-    trainer: TaskTrainer,
-    tokenizer: Any,
-    started: float,
-    origin: Origin | None = None,
-) -> dict[str, Any]:
-    """Score the chosen weights in float32, write the checkpoint and rename it to its place."""
-    final = work / "final"
-    shutil.rmtree(final, ignore_errors=True)
-    final.mkdir()
-    runner, task = trainer.runner, trainer.runner.task
-    trainer.model.eval()
-    answers = {"dev": trainer.target.answered(runner, trainer.dev_asked, splits.dev)}  # fits the decoding first
-    answers["test"] = runner.answers(runner.examine([example.asked for example in splits.test]))
-    points = curve.points(trainer.state.log_history)
-    record: dict[str, Any] = {
-        "task": config.task,
-        "labels": list(runner.labels),
-        "max_length": runner.encoder.max_length,
-        "stride": runner.encoder.stride,
-        "pooling": config.pooling,
-        "pooling_tokens": getattr(trainer.model, "tokens", {}),
-        "decoding": dataclasses.asdict(runner.reading.decoding),
-        "base_model": config.model,
-        "settings": to_dict(config),
-        "data": splits.sources,
-        "warnings": list(splits.warnings),
-        "seed": config.seed,
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step or trainer.state.global_step,
-        "precision": "bf16" if trainer.args.bf16 else "fp32",
-        "metrics": {
-            name: task.score([row.right for row in rows], answers[name], runner.reading)
-            for name, rows in (("dev", splits.dev), ("test", splits.test))
-            if rows
-        },
-        "curve": points,
-        "machine": machine.description(),
-        "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
-    }
-    if origin:
-        record |= origin.record
-        trainer.model.config.update(dict(origin.model))
-    record["seconds"] = round(time.perf_counter() - started, 1)
-    curve.draw(points, final / "curve.png", task.metric)
-    sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
-    rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}
-    as_rows = {name: [row.as_row(task) for row in some] for name, some in rows.items()}
-    checkpoint.write(final, tokenizer, trainer.model, record, as_rows)
-    if config.out.exists():
-        shutil.rmtree(config.out)
-    final.rename(config.out)
-    shutil.rmtree(work)
-    return record

@@ -23,10 +23,12 @@ class StepBar(transformers.TrainerCallback):
         self._metric = metric
         self._bar: Any = None
         self._loss = ""
+        self._speaks = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar, where the run goes on from."""
-        hidden = not sys.stderr.isatty()
+        self._speaks = state.is_world_process_zero
+        hidden = not sys.stderr.isatty() or not self._speaks
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=hidden, file=sys.stderr)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -44,7 +46,7 @@ class StepBar(transformers.TrainerCallback):
     ) -> None:
         """Say how the dev rows were answered."""
         value = (metrics or {}).get(f"eval_{self._metric}")
-        if self._bar is not None and value is not None:
+        if self._bar is not None and self._speaks and value is not None:
             line = f"epoch {state.epoch:.1f}  step {state.global_step}  {self._loss}  dev {self._metric} {value:.4f}"
             if metrics and (perplexity := metrics.get("eval_perplexity")):
                 line += f"  perplexity {perplexity:.2f}"

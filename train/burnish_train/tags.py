@@ -96,7 +96,17 @@ class Tags(Supervised):
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the cross-entropy of logits ``[windows, length, labels]``, a mean over the words."""
         logits = outputs.logits.reshape(-1, len(self.labels))
-        return losses.cross_entropy(logits, labels.flatten(), self.config.label_smoothing_factor, self.weights)
+        config = self.config
+        return losses.cross_entropy(
+            logits, labels.flatten(), config.label_smoothing_factor, self.weights, config.focal_gamma
+        )
+
+    def apart(
+        self, outputs: Any, others: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Return the divergence of the tags' scores from the others', a mean over the words."""
+        words = labels != IGNORED
+        return losses.softmax_divergence(outputs.logits[words], others.logits[words], temperature)
 
     def known(self, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors ``[words, width]`` and tags ``[words]`` of the first token of each word."""

@@ -100,8 +100,8 @@ class Supervised(Target):
     def items(self, examples: Sequence[Example], asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """Return what a step learns from: windows that belong together, what is right, and ids to sort by length."""
         return [
-            item(windows, value)
-            for example, row in zip(examples, asked, strict=True)
+            {**item(windows, value), "row": number}
+            for number, (example, row) in enumerate(zip(examples, asked, strict=True))
             for windows, value in zip(self.together(row), self.values(example, row), strict=True)
             if value is not None
         ]
@@ -124,6 +124,12 @@ class Supervised(Target):
     @abc.abstractmethod
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean loss of a model's outputs."""
+
+    def apart(
+        self, outputs: Any, others: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Return how far a model's outputs are from others': a teacher's, or its own under another dropout."""
+        return losses.softmax_divergence(outputs.logits, others.logits, temperature)
 
     def known(self, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return vectors ``[n, width]`` and labels ``[n, …]`` of all that counts in a batch, for a linear probe."""
@@ -154,12 +160,19 @@ class Classes(OfRow):
 
     def value(self, example: Example) -> int | None:
         """Return the number of the label; None for the one for rejection where train has no row of it."""
-        return self.numbers.get(example.right)
+        return losses.IGNORED if example.right is None else self.numbers.get(example.right)
 
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the cross-entropy of logits ``[rows, labels]``."""
-        smoothing = self.config.label_smoothing_factor
-        return losses.cross_entropy(outputs.logits, labels, smoothing, self.weights)
+        config = self.config
+        return losses.cross_entropy(
+            outputs.logits, labels, config.label_smoothing_factor, self.weights, config.focal_gamma
+        )
+
+    def known(self, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors ``[rows, width]`` and labels ``[rows]`` of the rows that have one."""
+        labelled = labels != losses.IGNORED
+        return vectors[labelled], labels[labelled]
 
     def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
         """Return temperature and limit of the reject option, where a label for it is given."""
@@ -190,7 +203,16 @@ class Several(OfRow):
 
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the binary cross-entropy of logits ``[rows, labels]``."""
-        return losses.binary_cross_entropy(outputs.logits, labels, self.config.label_smoothing_factor, self.weights)
+        config = self.config
+        return losses.binary_cross_entropy(
+            outputs.logits, labels, config.label_smoothing_factor, self.weights, config.focal_gamma
+        )
+
+    def apart(
+        self, outputs: Any, others: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Return the divergence of each label's score from the others'."""
+        return losses.sigmoid_divergence(outputs.logits, others.logits, temperature)
 
     def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
         """Return each label's threshold."""
@@ -218,6 +240,12 @@ class Number(OfRow):
     def loss(self, outputs: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the mean squared error of logits ``[rows, 1]``."""
         return losses.mean_squared_error(outputs.logits[:, 0], labels)
+
+    def apart(
+        self, outputs: Any, others: Any, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor], temperature: float
+    ) -> torch.Tensor:
+        """Return the mean squared distance of the numbers from the others'."""
+        return losses.mean_squared_error(outputs.logits, others.logits.float())
 
     def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
         """Return the range of the train rows."""

@@ -20,9 +20,16 @@ from burnish_serve.runner import Runner
 from burnish_serve.tasks.fill_mask import special
 from burnish_train import probe
 from burnish_train.data import Example
-from burnish_train.deadline import Deadline, schedule
+from burnish_train.deadline import Deadline
 from burnish_train.dropout import FastDropout
-from burnish_train.order import EpochSampler
+from burnish_train.losses import IGNORED
+from burnish_train.methods import contrast
+from burnish_train.methods.average import Average
+from burnish_train.methods.names import PLATEAU
+from burnish_train.methods.optimizer import optimizer_for
+from burnish_train.methods.schedule import WarmUp, schedule_for
+from burnish_train.methods.teacher import Teacher
+from burnish_train.order import EpochBatches, EpochLoader
 from burnish_train.targets import Supervised, Target
 
 
@@ -36,6 +43,8 @@ class TaskTrainer(transformers.Trainer):
         train: the rows to learn from.
         dev: the rows to be scored on after each epoch; may be empty.
         arguments: transformers' settings.
+        teacher: whose scores are learned from too.
+        average: of the weights, which is scored and kept in their place.
     """
 
     def __init__(
@@ -46,34 +55,69 @@ class TaskTrainer(transformers.Trainer):
         train: Sequence[Example],
         dev: Sequence[Example],
         arguments: transformers.TrainingArguments,
+        teacher: Teacher | None = None,
+        average: Average | None = None,
         **rest: Any,
     ) -> None:
         self.runner = runner
         self.target = target
+        self.teacher = teacher
+        self.average = average
         self.dev = list(dev)
         self.dev_asked = runner.examine([example.asked for example in dev])
         target.meet(runner)
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=lambda items: target.batch(items, runner.inputs, runner.pad_token_id),
+            data_collator=self._collate,
             train_dataset=target.items(train, runner.encode([example.asked for example in train])),
             eval_dataset=target.items(dev, self.dev_asked) if dev else None,
             **rest,
         )
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return EpochSampler(self.args.train_batch_size, train_dataset or self.train_dataset, seed=self.args.seed)
+    def get_train_dataloader(self) -> Any:
+        """Return the batches of this process, in the order of `EpochBatches`."""
+        rows: Any = self.train_dataset
+        batches = EpochBatches(
+            self.args.train_batch_size,
+            rows,
+            seed=self.args.seed,
+            processes=self.args.world_size,
+            process=self.args.process_index,
+        )
+        return EpochLoader(rows, batches, collate_fn=self._collate, pin_memory=self.args.dataloader_pin_memory)
+
+    def _collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return the tensors of one batch, with the number of each window's row where a teacher is asked about it."""
+        batch = self.target.batch(items, self.runner.inputs, self.runner.pad_token_id)
+        if self.teacher:
+            batch["rows"] = torch.tensor([item["row"] for item in items for _ in item["windows"]])
+        return batch
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Return the optimizer, with the groups of weights that the settings ask for."""
+        if self.optimizer is None:
+            config, model = self.target.config, model or self.model
+            decayed = set(self.get_decay_parameter_names(model))
+            self.optimizer: Any = optimizer_for(config.optim, self.args, model, decayed, config.layer_lr_decay)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the schedule of the learning rate, by steps and by the clock where there is a deadline."""
-        if not any(isinstance(one, Deadline) for one in self.callback_handler.callbacks):
-            return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
-            args, optimizer = self.args, optimizer or self.optimizer
-            name, warmup = str(args.lr_scheduler_type.value), args.get_warmup_steps(num_training_steps)
-            share = warmup / num_training_steps
-            self.lr_scheduler: Any = schedule(name, optimizer, share, num_training_steps, self._progress)
+            config, warmup = self.target.config, self.args.get_warmup_steps(num_training_steps)
+            timed = any(isinstance(one, Deadline) for one in self.callback_handler.callbacks)
+            self.lr_scheduler: Any = schedule_for(
+                config.lr_scheduler_type,
+                optimizer or self.optimizer,
+                warmup=warmup,
+                steps=num_training_steps,
+                cycles=config.lr_num_cycles,
+                power=config.lr_power,
+                progress=self._progress if timed else None,
+            )
+            if config.lr_scheduler_type == PLATEAU:
+                self.add_callback(WarmUp(warmup))
         return self.lr_scheduler
 
     def _progress(self) -> float:
@@ -87,13 +131,17 @@ class TaskTrainer(transformers.Trainer):
         (Miyato et al., 2017, arXiv:1605.07725).
         """
         inputs = {**inputs, "input_ids": self._with_holes(inputs["input_ids"])}
-        with FastDropout():
+        with self._dropout():
             loss = super().training_step(model, dict(inputs), *rest)
             if self.target.config.adversarial_epsilon:
                 words = model.get_input_embeddings().weight
                 with moved(words, self.target.config.adversarial_epsilon):
                     super().training_step(model, dict(inputs), *rest)
         return loss
+
+    def _dropout(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the faster dropout; what is computed twice must drop the same, and is not seen by it again."""
+        return contextlib.nullcontext() if self.target.config.gradient_checkpointing else FastDropout()
 
     def _with_holes(self, ids: torch.Tensor) -> torch.Tensor:
         """Return ids with a share of the ordinary tokens hidden behind the mask, other ones at each step."""
@@ -108,16 +156,35 @@ class TaskTrainer(transformers.Trainer):
         return ids.masked_fill(hidden, found.mask)
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        """Return the target's loss of one batch, and the model's outputs where they are asked for."""
-        labels = inputs.pop("labels")
+        """Return the loss of one batch, and the model's outputs where they are asked for."""
+        labels, rows = inputs.pop("labels"), inputs.pop("rows", None)
+        config, target = self.target.config, self.target
         step = self.state.global_step if model.training else None
-        loss, outputs = self.target.learn(model, inputs, labels, step)
+        loss, outputs = target.learn(model, inputs, labels, step)
+        if model.training and isinstance(target, Supervised):
+            if self.teacher:
+                taught = self.teacher.loss(target, outputs, labels, inputs, rows)
+                loss = (1 - config.distill_alpha) * loss + config.distill_alpha * taught
+            if config.rdrop_alpha:  # another dropout must give the same scores (Liang et al., 2021, arXiv:2106.14448)
+                again, others = target.learn(model, inputs, labels, step)
+                both = ((outputs, others), (others, outputs))
+                apart = sum(target.apart(one, other, labels, inputs, 1.0) for one, other in both)
+                loss = (loss + again) / 2 + config.rdrop_alpha * apart / 2
+        if model.training and self.args.world_size > 1:
+            loss = loss * self._share(labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _share(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return how often the mean of all processes this one has labels; else the losses of all would count alike."""
+        own = (labels != IGNORED).sum().float()
+        mean: torch.Tensor = self.accelerator.reduce(own, "mean")
+        return own / mean.clamp(min=1e-6)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Return loss and scores on the dev rows, as a user's rows are answered, in the precision of training."""
         self.model.eval()
-        with torch.no_grad(), self.autocast_smart_context_manager():
+        averaged = self.average.in_place() if self.average else contextlib.nullcontext()
+        with averaged, torch.no_grad(), self.autocast_smart_context_manager():
             answers = self.target.answered(self.runner, self.dev_asked, self.dev)
             losses = [self._loss(batch) for batch in self._batches(self.eval_dataset)]
         scores = self.runner.task.score([example.right for example in self.dev], answers, self.runner.reading)
@@ -129,6 +196,24 @@ class TaskTrainer(transformers.Trainer):
         )
         return metrics
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the weights into a folder of Trainer's, and their average beside them."""
+        super()._save(output_dir, state_dict)
+        if self.average:
+            self.average.save(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Take the weights of a folder of Trainer's, and their average."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average:
+            self.average.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """Take the weights of the best epoch, and their average."""
+        super()._load_best_model()
+        if self.average:
+            self.average.load(self.state.best_model_checkpoint)
+
     def _loss(self, items: Sequence[Mapping[str, Any]]) -> float:
         batch = self._prepare_inputs(self.data_collator(list(items)))
         return float(self.compute_loss(self.model, batch))
@@ -136,6 +221,21 @@ class TaskTrainer(transformers.Trainer):
     def _batches(self, items: Any) -> list[list[Any]]:
         plan = batching.plan([len(item["input_ids"]) for item in items], self.runner.max_batch_tokens)
         return [[items[i] for i in indices] for indices in plan]
+
+    def draw_together(self, steps: int, rate: float) -> None:
+        """Train the encoder so that rows of one label have like vectors; see `burnish_train.methods.contrast`."""
+        items: Any = self.train_dataset
+        rows = [item for item in items if item["value"] != IGNORED]
+
+        def vectors_of(numbers: list[int]) -> torch.Tensor:
+            batch = self._prepare_inputs(self.data_collator([rows[number] for number in numbers]))
+            inputs = {name: batch[name] for name in self.runner.inputs}
+            with self._dropout(), self.autocast_smart_context_manager(), probe.Inputs(self.model.classifier) as seen:
+                self.model(**inputs)
+            return seen[0]
+
+        labels = [item["value"] for item in rows]
+        contrast.draw_together(self.model, vectors_of, labels, steps=steps, rate=rate, seed=self.args.seed)
 
     def probe_head(self, target: Supervised) -> None:
         """Start the model's classifier from a linear probe of the train rows."""
@@ -155,8 +255,9 @@ class TaskTrainer(transformers.Trainer):
         batch = self._prepare_inputs(self.data_collator(list(items)))
         labels = batch.pop("labels")
         self.model.eval()
+        inputs = {name: batch[name] for name in self.runner.inputs}
         with torch.no_grad(), self.autocast_smart_context_manager(), probe.Inputs(self.model.classifier) as seen:
-            self.model(**batch)
+            self.model(**inputs)
         return target.known(seen[0], labels)
 
 

@@ -1,0 +1,52 @@
+"""What is done to a model before it learns: fewer layers, some of them new, some frozen, thin matrices beside them.
+
+>>> adapter = prepare(model, config)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from burnish_train.config import TrainConfig
+from burnish_train.methods.depth import begin_anew, encoder_of, freeze, keep_layers
+from burnish_train.methods.lora import Adapter
+
+
+def prepare(model: Any, config: TrainConfig) -> Adapter | None:
+    """Change a model in place as the settings say; return its adapter, where it has one.
+
+    Raises:
+        InputError: the model has not so many layers, or none of such a name.
+    """
+    if config.keep_layers:
+        keep_layers(model, config.keep_layers)
+    if config.reinit_layers:
+        begin_anew(model, config.reinit_layers)
+    adapter = None
+    if config.lora_rank:
+        adapter = Adapter(
+            model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            targets=config.lora_target_modules,
+        )
+    if config.freeze_layers or config.freeze_embeddings or config.freeze_pattern is not None:
+        freeze(
+            model,
+            layers=config.freeze_layers,
+            embeddings=config.freeze_embeddings,
+            pattern=config.freeze_pattern,
+        )
+    if config.gradient_checkpointing:
+        encoder = encoder_of(model)
+        name = "activation_checkpointing_enable"  # as newer transformers call it
+        enable = getattr(encoder, name, None) or encoder.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return adapter
+
+
+def shares(model: Any) -> tuple[int, int]:
+    """Return (weights that learn, all weights) of a model as it is."""
+    counts = [(weight.numel(), weight.requires_grad) for weight in model.parameters()]
+    return sum(count for count, learns in counts if learns), sum(count for count, _ in counts)
