@@ -20,6 +20,7 @@ from burnish_train.heads import PooledClassifier
 from burnish_train.methods.depth import begin_anew, depths, freeze, keep_layers, spread
 from burnish_train.methods.lora import Adapter
 from burnish_train.methods.names import OPTIMIZERS, SCHEDULES
+from burnish_train.methods.narrow import narrow
 from burnish_train.methods.optimizer import parameter_groups
 from burnish_train.methods.schedule import WarmUp, schedule_for
 from burnish_train.methods.unfreezing import Unfreeze
@@ -164,6 +165,37 @@ def test_a_model_of_fewer_layers_is_the_same_model_without_the_others(tiny_encod
     wanted = wanted[0] if isinstance(wanted, tuple) else wanted
     assert torch.allclose(other.eval()(**inputs).last_hidden_state, wanted, atol=1e-6)
     assert other.config.num_hidden_layers == 1
+
+
+def test_a_narrower_model_keeps_the_elements_that_matter(model):
+    generator = torch.Generator().manual_seed(0)
+    layer = model.get_submodule("encoder.encoder.layer.0" if hasattr(model, "encoder") else "bert.encoder.layer.0")
+    up, down = layer.intermediate.dense, layer.output.dense
+    with torch.no_grad():  # 40 elements that nothing comes out of, or that go nowhere
+        order = torch.randperm(64, generator=generator)
+        up.weight[order[:20]] = up.bias[order[:20]] = 0.0
+        down.weight[:, order[20:40]] = 0.0
+    wanted = sorted(order[40:].tolist())
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("burnish_train.methods.narrow.MULTIPLE", 8)
+    before, inputs = up.weight.detach().clone(), read_ids()
+    model.eval()
+    assert narrow(model, 24 / 64, lambda: model(**inputs)) == 24
+    monkey.undo()
+    assert torch.equal(up.weight, before[wanted])
+    assert (up.out_features, down.in_features, tuple(down.weight.shape)) == (24, 24, (32, 24))
+    assert model.config.intermediate_size == 24
+    assert model(**inputs).logits.shape == (4, 3)
+
+
+def test_a_narrow_student_is_a_checkpoint_as_any_other(train_config, monkeypatch):
+    monkeypatch.setattr("burnish_train.methods.narrow.MULTIPLE", 8)
+    record = train(train_config(keep_feed_forward=0.5, pooling="mean"))
+    assert record["metrics"]["test"]["accuracy"] > 0.9
+    loaded = transformers.AutoModel.from_pretrained(train_config().out)
+    assert loaded.encoder.layer[1].intermediate.dense.weight.shape == (32, 32)
+    runner = checkpoint.load(train_config().out, device="cpu")
+    assert runner(["please wake me tomorrow"])[0]["label"] == "alarm"
 
 
 # How fast

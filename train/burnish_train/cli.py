@@ -1,4 +1,4 @@
-"""``burnish train``, ``pretrain`` and ``soup``: the recipe, the flags, and what is told at the end.
+"""``burnish train``, ``pretrain``, ``soup`` and ``compress``: the recipe, the flags, and what is told at the end.
 
 The module is light; PyTorch is imported when the work begins.
 """
@@ -13,8 +13,9 @@ import click
 
 from burnish_serve.cli.options import device_option
 from burnish_serve.cli.verb import Report, verb
-from burnish_serve.config import flags
+from burnish_serve.config import configure, flags
 from burnish_train import pretrain_config, processes
+from burnish_train.compress.config import CompressConfig
 from burnish_train.config import TrainConfig, read_recipe
 from burnish_train.pretrain_config import PretrainConfig
 
@@ -88,3 +89,23 @@ def soup(checkpoints: tuple[Path, ...], out: Path, **given: Any) -> Report:
     )
     lines = [f"checkpoint written to {out}", f" dev: {told}", f"next: burnish export {out} --out {out}-bundle"]
     return Report({"checkpoint": str(out), **record}, "\n".join(lines))
+
+
+@click.command(short_help="make a checkpoint smaller: students that are fast and good enough")
+@click.argument("checkpoint", type=click.Path(path_type=Path), metavar="RUN")
+@flags(CompressConfig, without=("checkpoint",))
+@click.option("--overwrite", is_flag=True, help="replace what stands at --out")
+@verb(extra="train")
+def compress(checkpoint: Path, overwrite: bool, **given: Any) -> Report:
+    """Train students of a checkpoint until a bundle of one is fast and good enough.
+
+    Students of fewer layers and narrower feed-forwards learn from the checkpoint's scores, the largest first. Each is
+    exported and measured beside its teacher. OUT holds the checkpoint, its bundle, and the frontier.
+    """
+    config = configure(CompressConfig, {}, checkpoint=checkpoint, **given)
+    from burnish_train.compress.run import compress as run
+
+    found = run(config, overwrite=overwrite, log=lambda line: click.echo(line, file=sys.stderr))
+    (one,) = (tried for tried in found["tried"] if tried["name"] == found["taken"])
+    told = f"{one['name']}: {one['speedup']:.2f} times as fast, {found['metric']} {one['score']:.4f} on dev rows"
+    return Report(found, f"{told}\nbundle written to {config.out / 'bundle'}")

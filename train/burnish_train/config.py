@@ -110,6 +110,11 @@ class TrainConfig:
     keep_layers: int = setting(
         "a smaller student: keep so many of the encoder's layers, evenly spread; 0 for all", default=0, minimum=0
     )
+    keep_feed_forward: float = setting(
+        "a smaller student: share of each layer's feed-forward elements that stays, those that matter most on train",
+        default=1.0,
+        minimum=0.01,
+    )
     lora_rank: int = setting(
         "width of the thin matrices that learn beside each layer, merged at the end; 0 for none", default=0, minimum=0
     )

@@ -156,16 +156,17 @@ def _run(
         say(f"the head of {task.name} is new: {config.model} has none")
     if last:
         say(f"going on from {last}")
-    adapter = prepare_model(model, config)
-    learning, weights = shares(model)
-    if learning < weights:
-        say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     if not cuda:
         torch.set_num_threads(processes.num_threads())
     if not cuda or config.distill_attention:
         model.set_attn_implementation("eager")  # whose dropout can be a faster one, and whose scores can be seen
     model.to("cuda" if cuda else "cpu")
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
+    sample = [example.asked for example in splits.train[: checkpoint.CALIBRATION_ROWS]]
+    adapter = prepare_model(model, config, lambda: runner.outputs(runner.examine(sample)))
+    learning, weights = shares(model)
+    if learning < weights:
+        say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     target = kind(task, config, labels, splits.train)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
     for callback in callbacks:

@@ -1,19 +1,26 @@
 """What is done to a model before it learns: fewer layers, some of them new, some frozen, thin matrices beside them.
 
->>> adapter = prepare(model, config)  # doctest: +SKIP
+>>> adapter = prepare(model, config, lambda: model(**batch))  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from burnish_train.config import TrainConfig
 from burnish_train.methods.depth import begin_anew, encoder_of, freeze, keep_layers
 from burnish_train.methods.lora import Adapter
+from burnish_train.methods.narrow import narrow
 
 
-def prepare(model: Any, config: TrainConfig) -> Adapter | None:
+def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adapter | None:
     """Change a model in place as the settings say; return its adapter, where it has one.
+
+    Args:
+        model: the model, on its device.
+        config: the settings.
+        read: reads some rows to learn from with the model.
 
     Raises:
         InputError: the model has not so many layers, or none of such a name.
@@ -22,6 +29,8 @@ def prepare(model: Any, config: TrainConfig) -> Adapter | None:
         keep_layers(model, config.keep_layers)
     if config.reinit_layers:
         begin_anew(model, config.reinit_layers)
+    if config.keep_feed_forward < 1:
+        narrow(model, config.keep_feed_forward, read)
     adapter = None
     if config.lora_rank:
         adapter = Adapter(

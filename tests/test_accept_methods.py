@@ -1,0 +1,100 @@
+"""The long acceptance rows of training's methods, on banking77: `make accept DATA=folder`."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import starter
+from accept import BURNISH, burnish
+from burnish_train import checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.data]
+RUNS, KILLS_OF_A_RUN = 4, 5
+
+
+@pytest.fixture(scope="session")
+def banking77():
+    folder = Path(os.environ.get("BURNISH_DATA") or "no data") / "banking77"
+    if not folder.is_dir():
+        pytest.skip("needs labelled data: make accept DATA=folder")
+    return folder
+
+
+def intents(data, out, *more):
+    recipe = ("train", "train/recipes/intent.toml", "--model", starter.encoder())
+    return [*recipe, "--train", data / "train.jsonl", "--out", out, *more]
+
+
+@pytest.fixture(scope="session")
+def few_rows(banking77, tmp_path_factory):
+    """Return a file of 1,600 rows, of which 200 steps of 32 learn in four epochs."""
+    lines = (banking77 / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path = tmp_path_factory.mktemp("rows") / "train.jsonl"
+    path.write_text("".join(random.Random(0).sample(lines, 1600)), encoding="utf-8")
+    return path
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(banking77, few_rows, tmp_path):
+    few = ("--train", few_rows, "--dev-fraction", "0.0", "--num-train-epochs", 4, "--save-steps", 10)
+    began = time.monotonic()
+    whole = burnish(*intents(banking77, tmp_path / "whole", *few))
+    took = time.monotonic() - began
+    assert whole["steps"] == 200
+    moments, random_moments = [], random.Random(time.time_ns())
+    for number in range(RUNS):
+        arguments = [str(part) for part in intents(banking77, tmp_path / f"run-{number}", *few, "--resume")]
+        for _ in range(KILLS_OF_A_RUN):
+            moment = random_moments.uniform(0, 0.6 * took)
+            running = subprocess.Popen([BURNISH, *arguments], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            time.sleep(moment)
+            if running.poll() is None:
+                running.send_signal(signal.SIGKILL)
+                moments.append(round(moment, 1))
+            running.wait()
+            if (tmp_path / f"run-{number}").exists():
+                break
+        if not (tmp_path / f"run-{number}").exists():
+            burnish(*arguments)
+        for name in ("model.safetensors", "head.safetensors"):
+            ours, theirs = (load_file(tmp_path / folder / name) for folder in (f"run-{number}", "whole"))
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours), f"run {number}, {name}"
+    print(f"{len(moments)} kills after {moments} s, a whole run takes {took:.0f} s: weights equal bit for bit")
+    assert len(moments) >= 0.7 * RUNS * KILLS_OF_A_RUN
+
+
+def test_two_processes_score_as_one(banking77, tmp_path):
+    few = ("--num-train-epochs", 2, "--seed", 1)
+    one = burnish(*intents(banking77, tmp_path / "one", *few))
+    launch = [str(Path(BURNISH).with_name("torchrun")), "--nproc-per-node", "2", BURNISH]
+    arguments = [*intents(banking77, tmp_path / "two", *few), "--per-device-train-batch-size", 16, "--json"]
+    done = subprocess.run([*launch, *map(str, arguments)], check=True, capture_output=True, text=True)
+    two = json.loads(done.stdout)
+    scores = [record["metrics"]["dev"]["accuracy"] for record in (one, two)]
+    print("dev accuracy of one process and of two", scores, "seconds", one["seconds"], two["seconds"])
+    assert two["processes"] == 2
+    assert two["steps"] == one["steps"]
+    assert abs(scores[0] - scores[1]) <= 0.005
+
+
+def test_lora_learns_little_and_loses_little(banking77, tmp_path):
+    full = burnish(*intents(banking77, tmp_path / "full", "--seed", 1))
+    settings = ("--lora-rank", 8, "--learning-rate", 2e-3, "--num-train-epochs", 10)
+    lora = burnish(*intents(banking77, tmp_path / "lora", "--seed", 1, *settings))
+    model = checkpoint.load_model(tmp_path / "lora")
+    share = lora["weights_learned"] / sum(weight.numel() for weight in model.parameters())
+    scores = [
+        burnish("evaluate", tmp_path / name, "--data", banking77 / "test.jsonl")["metrics"]["accuracy"]
+        for name in ("full", "lora")
+    ]
+    print(f"{share:.2%} of the weights learned; accuracy of all and of LoRA", scores, full["seconds"], lora["seconds"])
+    assert share <= 0.02
+    assert scores[1] >= scores[0] - 0.015

@@ -1,0 +1,107 @@
+"""A checkpoint made smaller: which students are tried, what is measured, and which is taken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from burnish_serve import load
+from burnish_serve.errors import BurnishError, InputError, QualityGateError
+from burnish_serve.evaluation import evaluate, read_labelled
+from burnish_train.compress import run
+from burnish_train.compress.config import CompressConfig
+from burnish_train.compress.frontier import Tried, table, taken
+from burnish_train.compress.students import Student, students
+from training import record_of
+
+pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")
+
+
+def test_students_come_from_the_largest_that_should_be_fast_enough():
+    found = students(6, 2.0)
+    whole = Student(6, 1.0).cost
+    assert all(whole / one.cost >= 2.0 for one in found)
+    costs = [round(one.cost, 1) for one in found]
+    assert costs == sorted(costs, reverse=True)
+    assert students(6, 1.0)[0] == Student(6, 1.0)
+    assert not students(2, 9.0)
+
+
+def test_what_is_taken_is_the_best_of_those_that_are_enough():
+    tried = [Tried("slow", 1.9, 0.95, 1, 1), Tried("a", 2.0, 0.92, 1, 1), Tried("b", 2.5, 0.93, 1, 1)]
+    assert taken(tried, speedup=2.0, least=0.9).name == "b"
+    assert taken(tried, speedup=2.6, least=0.9) is None
+    assert taken(tried, speedup=2.0, least=0.94) is None
+    assert "0.9300   2.50" in table(tried, "accuracy")
+
+
+@pytest.fixture
+def quick(make_bundle, monkeypatch):
+    """Export in this process, and let every student be twice as fast as its teacher."""
+    monkeypatch.setattr(run, "_bundle", lambda folder, *_: make_bundle(folder))
+
+    def times(calls, **_):
+        for call in calls.values():
+            assert call()
+        return {name: np.full((2, 2), 4.0 if name == "teacher" else 2.0) for name in calls}
+
+    monkeypatch.setattr(run, "interleave", times)
+
+
+def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_path, monkeypatch, make_bundle, quick):
+    monkeypatch.setattr(run, "students", lambda layers, _: [Student(layers - 1, 1.0), Student(1, 0.5)])
+
+    def copied(folder, out, _):
+        return shutil.copytree(make_bundle(folder), out)
+
+    monkeypatch.setattr(run, "_bundle", copied)
+    config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", speedup=2.0, max_drop=0.2, device="cpu")
+    found = run.compress(config)
+    assert found["taken"] == "1-layers-1"
+    written = {path.name for path in config.out.iterdir()}
+    assert written == {"bundle", "checkpoint", "compression.json", "frontier.png"}
+    assert not config.out.with_name("small.partial").exists()
+    settings = record_of(config.out / "checkpoint")["settings"]
+    assert (settings["teacher"], settings["keep_layers"]) == ([str(mean_checkpoint)], 1)
+    model = load(config.out / "bundle", device="cpu")
+    rows = read_labelled(str(mean_checkpoint / "dev.jsonl"), model.task, model.labels)
+    assert found["tried"][1]["score"] == evaluate(model, rows).metrics["accuracy"]
+    assert found["least"] == pytest.approx(found["tried"][0]["score"] - 0.2)
+    assert [one["speedup"] for one in found["tried"]] == [1.0, 2.0]
+    assert json.loads((config.out / "compression.json").read_text())["taken"] == "1-layers-1"
+    with pytest.raises(InputError, match="exists already"):
+        run.compress(config)
+
+
+def test_an_export_that_fails_says_why(tiny_encoder, tmp_path):
+    with pytest.raises(BurnishError, match=r"was not exported: burnish: .* --task"):
+        run._bundle(tiny_encoder, tmp_path / "bundle", print)
+
+
+def test_where_no_student_is_enough_nothing_is_written_and_all_that_was_done_is_kept(
+    mean_checkpoint, tmp_path, monkeypatch, quick
+):
+    monkeypatch.setattr(run, "students", lambda *_: [Student(1, 1.0)])
+    config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", speedup=99.0, device="cpu")
+    with pytest.raises(QualityGateError, match=r"none of 1 students is 99\.0 times as fast"):
+        run.compress(config)
+    assert not config.out.exists()
+    trained = config.out.with_name("small.partial") / "1-layers-1"
+    before = (trained / "burnish.json").stat().st_mtime_ns
+    with pytest.raises(QualityGateError):
+        run.compress(config)
+    assert (trained / "burnish.json").stat().st_mtime_ns == before, "it was not trained again"
+
+
+def test_other_rows_than_the_teachers_are_refused(make_checkpoint, tiny_rows, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    shutil.copy(tiny_rows / "train.jsonl", rows)
+    folder = make_checkpoint(train=str(rows), num_train_epochs=1.0)
+    with rows.open("a") as file:
+        file.write(json.dumps({"text": "wake me now", "label": "alarm"}) + "\n")
+    config = CompressConfig(checkpoint=folder, out=tmp_path / "small", device="cpu")
+    with pytest.raises(InputError, match=r"the rows of train in .* are not those"):
+        run.compress(config)

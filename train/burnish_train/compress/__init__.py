@@ -1,0 +1,1 @@
+"""Smaller students of a checkpoint, tried until one is fast and good enough."""

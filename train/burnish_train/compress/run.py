@@ -1,0 +1,198 @@
+"""One compression: students trained, exported and measured beside their teacher until one is fast and good enough.
+
+What a student must reach is measured through bundles, both in one run, in turns. A student is half of its teacher's
+layers and feed-forward, or so, and learns from the teacher's scores (`burnish_train.methods.teacher`).
+
+>>> compress(CompressConfig(checkpoint=Path("runs/a"), out=Path("runs/small"), speedup=2.0))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from burnish_serve.bundle import open_bundle
+from burnish_serve.config import configure, to_dict
+from burnish_serve.errors import BurnishError, InputError, QualityGateError
+from burnish_serve.evaluation import evaluate, read_labelled
+from burnish_serve.opening import load
+from burnish_serve.tasks import task_named
+from burnish_serve.timing import interleave, speedup
+from burnish_train import checkpoint, fit
+from burnish_train.compress.config import CompressConfig
+from burnish_train.compress.frontier import Tried, draw, table, taken
+from burnish_train.compress.students import Student, students
+from burnish_train.config import TrainConfig
+from burnish_train.data import read_splits
+from burnish_train.methods.depth import layers_of
+from burnish_train.work import check_place
+
+RESULT = "compression.json"
+ALPHA, TEMPERATURE = 0.9, 2.0
+EPOCHS, RATE = 2.0, 1.5
+"""Of a student, in those of its teacher."""
+ROUNDS, SECONDS, TEXTS = 10, 5.0, 1000
+COMMAND = "from burnish_serve.cli import main; main()"
+"""Export stands in a room of its own, which is asked as a user would ask it."""
+
+
+def compress(
+    config: CompressConfig, *, overwrite: bool = False, log: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Train students of a checkpoint until a bundle of one is fast and good enough, and write both.
+
+    A run that was stopped is gone on with by the same call: what was trained and exported stands in ``OUT.partial``.
+
+    Args:
+        config: the settings.
+        overwrite: replace what stands at ``out``.
+        log: called with one line of text for each thing worth telling.
+
+    Returns:
+        The contents of ``compression.json``.
+
+    Raises:
+        InputError: the checkpoint or its rows cannot be used.
+        QualityGateError: no student was fast and good enough; the best stand in ``OUT.partial``.
+    """
+    say = log or (lambda line: None)
+    check_place(config.out / "checkpoint", overwrite=overwrite)
+    checkpoint.quiet()
+    record = checkpoint.read_record(config.checkpoint)
+    work = config.out.with_name(config.out.name + ".partial")
+    work.mkdir(parents=True, exist_ok=True)
+    dev = str(config.checkpoint / "dev.jsonl")
+    metric = task_named(record["task"]).metric
+    settings = _settings(config, record)
+    teacher = _bundle(config.checkpoint, work / "teacher", say)
+    first = _measured("teacher", teacher, teacher, dev, record["seconds"])
+    say(f"teacher: {metric} {first.score:.4f}, {first.size_mb:.1f} MB")
+    layers = len(layers_of(checkpoint.load_model(config.checkpoint)))
+    tried, least = [first], first.score - config.max_drop
+    for student in students(layers, config.speedup)[: config.tries]:
+        tried.append(_try(student, settings, work, teacher, dev, say))
+        say(f"{tried[-1].name}: {metric} {tried[-1].score:.4f}, {tried[-1].speedup:.2f} times as fast")
+        if taken(tried[1:], speedup=config.speedup, least=least):
+            break
+    chosen = taken(tried[1:], speedup=config.speedup, least=least)
+    found = {
+        "checkpoint": str(config.checkpoint),
+        "settings": to_dict(config),
+        "metric": metric,
+        "least": least,
+        "tried": [dataclasses.asdict(one) for one in tried],
+        "taken": chosen.name if chosen else None,
+    }
+    draw(tried, work / "frontier.png", metric, speedup=config.speedup, least=least)
+    (work / RESULT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    say(table(tried, metric))
+    if not chosen:
+        raise QualityGateError(
+            f"none of {len(tried) - 1} students is {config.speedup} times as fast with a {metric} of at least "
+            f"{least:.4f}; they stand in {work}; allow more by --max-drop, ask for less by --speedup, or give "
+            "--num-train-epochs, --unlabelled rows or more --tries"
+        )
+    _finish(config, work, chosen.name)
+    return found
+
+
+def _settings(config: CompressConfig, record: dict[str, Any]) -> TrainConfig:
+    """Return the settings of the students' training, but for their size and place.
+
+    Raises:
+        InputError: the rows are not those that the teacher learned from.
+    """
+    before = configure(TrainConfig, {**record["settings"], "test": None})
+    rate = config.learning_rate or RATE * before.learning_rate
+    settings = dataclasses.replace(
+        before,
+        model=str(config.checkpoint),
+        train=config.train or before.train,
+        teacher=(str(config.checkpoint), *config.teacher),
+        unlabelled=config.unlabelled,
+        distill_alpha=ALPHA,
+        distill_temperature=TEMPERATURE,
+        num_train_epochs=config.num_train_epochs or EPOCHS * before.num_train_epochs,
+        learning_rate=rate,
+        device=config.device,
+        contrastive_steps=0,
+        lora_rank=0,
+        early_stopping_patience=0,
+        max_minutes=0.0,
+    )
+    found = read_splits(settings).sources
+    for name in ("train", "dev"):
+        if found[name] != record["data"][name] and not config.train:
+            raise InputError(
+                f"the rows of {name} in {before.train} are not those that {config.checkpoint} learned from, so dev "
+                "rows could be among them; give --train with rows that have none of its dev.jsonl"
+            )
+    return settings
+
+
+def _try(
+    student: Student, settings: TrainConfig, work: Path, teacher: Path, dev: str, say: Callable[[str], None]
+) -> Tried:
+    """Return what came of a student, which is trained and exported where it was not yet."""
+    name = f"{student.layers}-layers-{student.feed_forward:g}"
+    out = work / name
+    if not (out / checkpoint.RECORD).is_file():
+        say(f"training {student.layers} layers with {student.feed_forward:.0%} of their feed-forward")
+        own = {"keep_layers": student.layers, "keep_feed_forward": student.feed_forward, "out": out}
+        fit.train(dataclasses.replace(settings, **own), resume=True, log=say)
+    bundle = _bundle(out, work / f"{name}-bundle", say)
+    return _measured(name, bundle, teacher, dev, checkpoint.read_record(out)["seconds"])
+
+
+def _bundle(folder: Path, out: Path, say: Callable[[str], None]) -> Path:
+    """Return the bundle of a checkpoint, exported by the command, where it was not yet.
+
+    Raises:
+        BurnishError: the export failed, and says why.
+    """
+    if not (out / "manifest.json").is_file():
+        say(f"exporting {folder}")
+        call = [sys.executable, "-c", COMMAND, "export", str(folder), "--out", str(out), "--json"]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)  # noqa: S603  # our own command
+        if done.returncode:
+            raise BurnishError(f"{folder} was not exported: {done.stderr.strip().splitlines()[-1]}")
+    return out
+
+
+def _measured(name: str, bundle: Path, teacher: Path, dev: str, seconds: float) -> Tried:
+    """Return a bundle's score on dev rows, and how many times as fast as the teacher's it answers them, in turns."""
+    models = {"teacher": load(teacher), name: load(bundle)}
+    model = models[name]
+    rows = read_labelled(dev, model.task, model.labels)
+    asked = [row.asked for row in rows][:TEXTS]
+    times = interleave(
+        {one: lambda own=own: own(asked) for one, own in models.items()},  # type: ignore[misc]
+        rounds=ROUNDS,
+        seconds=SECONDS,
+    )
+    size = (bundle / open_bundle(bundle).manifest.variants[model.variant].file).stat().st_size
+    return Tried(
+        name,
+        round(speedup(times[name], times["teacher"]).median, 3),
+        float(evaluate(model, rows).metrics[model.task.metric]),
+        round(size / 1e6, 1),
+        seconds,
+    )
+
+
+def _finish(config: CompressConfig, work: Path, name: str) -> None:
+    """Put the student, its bundle and what was found in their place, and leave the others out."""
+    for old, new in ((name, "checkpoint"), (f"{name}-bundle", "bundle")):
+        (work / old).rename(work / new)
+    for other in work.iterdir():
+        if other.name not in ("checkpoint", "bundle", RESULT, "frontier.png"):
+            shutil.rmtree(other)
+    if config.out.exists():
+        shutil.rmtree(config.out)
+    work.rename(config.out)
