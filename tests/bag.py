@@ -10,7 +10,7 @@ import numpy as np
 from burnish_serve import TASKS, Runner
 from burnish_serve.explaining import Explanation
 from burnish_serve.text import TextEncoder
-from tiny_model import LABELS, VOCABULARY, make_tokenizer
+from tiny_model import LABELS, make_tokenizer
 
 
 class Bag:
@@ -55,11 +55,9 @@ def make_bag(
 
 
 def in_table(model: Runner, word: str, label: str) -> float:
-    """Return what a word adds to a label more than a mask in the place of each of its tokens."""
-    tokenizer, column = model.encoder.tokenizer, model.labels.index(label)
-    ids = tokenizer.encode(word, add_special_tokens=False).ids
-    table = model.session.table[:, column].astype(float)
-    return float(sum(table[ids]) - len(ids) * table[VOCABULARY.index("[MASK]")])
+    """Return what the tokens of a word add to a label."""
+    ids = model.encoder.tokenizer.encode(word, add_special_tokens=False).ids
+    return float(model.session.table[ids, model.labels.index(label)].sum(dtype=float))
 
 
 def weights(explanation: Explanation) -> list[float]:

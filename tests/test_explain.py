@@ -27,7 +27,10 @@ SCORE = ("score",)
 # Words and where they stand.
 
 
-@given(st.lists(st.sampled_from(["重", "置", "，", "🙂", "👩‍👩‍👧", "e\u0301", "ıß", "wakes", "x,y", " ", "\t", "\u3000", "か"])))
+PARTS = ["重", "置", "，", "🙂", "👩‍👩‍👧", "e\u0301", "ıß", "wakes", "x,y", " ", "\t", "\u3000", "か"]
+
+
+@given(st.lists(st.sampled_from(PARTS)))
 def test_words_are_where_they_are_said_to_stand(bag, parts):
     text = "".join(parts)
     model = bag()
@@ -62,7 +65,7 @@ def test_a_text_without_words_has_none(bag, text):
 # Occlusion.
 
 
-@pytest.mark.parametrize("by", [None, "mask", "delete"])
+@pytest.mark.parametrize("by", ["mask", "delete", None])
 def test_occlusion_is_what_the_tiny_bundle_adds_up(tiny_model, by):
     """Its log-odds are 2.5 times the mean weight of the tokens, less 0.125; no other word weighs anything."""
     text = "A great film, never dull"
@@ -72,7 +75,7 @@ def test_occlusion_is_what_the_tiny_bundle_adds_up(tiny_model, by):
     expected = []
     for word in ("a", "great", "film,", "never", "dull"):
         weight, pieces = own.get(word, 0), 2 if word == "film," else 1
-        left = tokens - (pieces if by == "delete" else 0)
+        left = tokens - (0 if by == "mask" else pieces)
         expected.append(2.5 * total / tokens - 2.5 * (total - weight) / left)
     sign = 1 if found.answer["label"] == "positive" else -1
     assert weights(found) == pytest.approx([sign * weight for weight in expected], abs=1e-5)
@@ -84,7 +87,7 @@ def test_occlusion_is_a_text_asked_again_with_a_mask_in_it(bag, on_long):
     """What is hidden here by ids is hidden there in the text, and scores are turned into log-odds by SciPy."""
     model = bag(max_length=12, on_long=on_long, decoding=Decoding(temperature=2.5))
     assert len(model.encode([LONG])[0].windows) == (1 if on_long == "truncate" else 3)
-    (found,) = explain(model, [LONG])
+    (found,) = explain(model, [LONG], by="mask")
     texts = [LONG[: word["start"]] + "[MASK]" + LONG[word["end"] :] for word in found.words]
     label = found.answer["label"]
     scores = [{one["label"]: one["score"] for one in row}[label] for row in model([LONG, *texts], top_k=None)]
@@ -168,6 +171,7 @@ def test_other_tasks_are_refused_with_those_that_work(bag, name):
 REFUSED = [
     ({"label": "tea"}, "the label 'tea' is unknown to the model; known are: 'alarm', 'music', 'weather'"),
     ({"method": "shap"}, "no method is named 'shap'; there are: occlusion, gradients"),
+    ({"by": "swap"}, "a word is not hidden by 'swap'; there are: delete, mask"),
     ({"method": "gradients", "by": "mask"}, "--by says how occlusion hides a word"),
     ({"steps": 20}, "--steps is for gradients"),
     ({"method": "gradients"}, "a bundle has no gradients: give the checkpoint that it was exported from, or occlusion"),
@@ -191,17 +195,14 @@ def test_without_pytorch_the_extra_is_named(bag, monkeypatch):
             explain(bag(), ["wake me"], method="gradients")
 
 
-def test_without_a_mask_words_are_left_out(bag, monkeypatch):
-    model = bag()
-    left_out = explain(model, ["wake me"], by="delete")
-
+def test_a_mask_must_be_there_to_hide_by_it(bag, monkeypatch):
     def no_mask(tokenizer):
         raise InputError("the tokenizer has no mask token; its special tokens are: <s>")
 
     monkeypatch.setattr(methods, "special", no_mask)
-    assert explain(model, ["wake me"]) == left_out
-    with pytest.raises(InputError, match="no mask token.*--by delete needs none"):
-        explain(model, ["wake me"], by="mask")
+    assert explain(bag(), ["wake me"])
+    with pytest.raises(InputError, match="no mask token"):
+        explain(bag(), ["wake me"], by="mask")
 
 
 # Whether it is true; on real data in tests/test_accept_explain.py.
@@ -209,6 +210,10 @@ def test_without_a_mask_words_are_left_out(bag, monkeypatch):
 
 @pytest.mark.parametrize("by", ["mask", "delete"])
 def test_without_its_highest_ranked_words_a_text_says_something_else(tiny_model, by):
-    texts = ["this was a great film and the music", "a dull story , slow in the end", "the food is good but not the service"]
+    texts = [
+        "this was a great film and the music",
+        "a dull story , slow in the end",
+        "the food is good but not the service",
+    ]
     top, by_chance = falls(tiny_model, explain(tiny_model, texts, by=by))
     assert top >= 2 * np.mean(by_chance) > 0

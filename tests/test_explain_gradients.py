@@ -17,10 +17,10 @@ from burnish_serve.text import TextEncoder
 from burnish_train import checkpoint
 from burnish_train.heads import PooledClassifier
 from burnish_train.insight import gradients
-from tiny_model import LABELS, VOCABULARY, make_classifier, make_encoder
+from tiny_model import LABELS, make_classifier, make_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-TEMPERATURE = 0.5
+TEMPERATURE = 5.0
 
 
 @pytest.fixture(scope="module", params=["first", "mean"])
@@ -71,8 +71,7 @@ def test_gradients_are_the_integral_by_hand(network):
     assert explain(network, [text], method="gradients", steps=20) == [found]
     encoding = network.encoder.tokenizer.encode(text)
     assert encoding.tokens == ["[CLS]", "please", "wake", "me", ",", "song", "##s", "[UNK]", "[SEP]"]
-    mask = VOCABULARY.index("[MASK]")
-    blank = [encoding.ids[0], *[mask] * 7, encoding.ids[-1]]
+    blank = [encoding.ids[0], *[0] * 7, encoding.ids[-1]]
     column = network.labels.index(found.answer["label"])
     tokens, (low, high) = by_hand(network, encoding.ids, blank, column, 20)
     assert tokens[[0, -1]].tolist() == [0, 0]
@@ -82,15 +81,11 @@ def test_gradients_are_the_integral_by_hand(network):
     assert found.convergence_delta == pytest.approx(sum(words) - (high - low), abs=1e-4)
 
 
-def test_they_add_up_to_what_the_text_says_more_than_masks(network):
+def test_more_steps_add_up_better(network):
     (few,), (many,) = (explain(network, ["please wake me again"], steps=steps) for steps in (2, 100))
-    tokens = network.encoder.tokenizer.encode("[MASK] [MASK] [MASK] [MASK]").ids
-    logits = network.logits(["please wake me again", "[MASK] [MASK] [MASK] [MASK]"])
-    assert len(tokens) == 6
-    values = methods.log_odds(network, logits, network.labels.index(many.answer["label"]))
-    assert sum(weights(many)) == pytest.approx(values[0] - values[1], abs=2e-3)
     assert abs(many.convergence_delta) < 2e-3 < abs(few.convergence_delta)
-    assert weights(explain(network, ["please wake me again"])[0]) == pytest.approx(weights(many), abs=1e-3)
+    (usual,) = explain(network, ["please wake me again"])
+    assert weights(usual) == pytest.approx(weights(explain(network, ["please wake me again"], steps=50)[0]), abs=1e-6)
 
 
 def test_a_text_of_many_tokens_is_integrated_in_parts(network, monkeypatch):
@@ -102,7 +97,7 @@ def test_a_text_of_many_tokens_is_integrated_in_parts(network, monkeypatch):
 
 def test_occlusion_works_on_a_checkpoint_too(network):
     (found,) = explain(network, ["please wake me"], method="occlusion")
-    texts = ["please wake me", "[MASK] wake me", "please [MASK] me", "please wake [MASK]"]
+    texts = ["please wake me", "wake me", "please me", "please wake"]
     scores = [{one["label"]: one["score"] for one in row}[found.answer["label"]] for row in network(texts, top_k=None)]
     assert weights(found) == pytest.approx((logit(scores[0]) - logit(scores[1:])).tolist(), abs=1e-4)
     assert found.convergence_delta is None

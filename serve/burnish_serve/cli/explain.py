@@ -42,7 +42,7 @@ from burnish_serve.writing import RowWriter, write_text
 @click.option(
     "--by",
     type=click.Choice(WAYS),
-    help="how occlusion hides a word  [default: mask, where the tokenizer has one]",
+    help="how occlusion hides a word  [default: delete]",
 )
 @click.option("--steps", type=click.IntRange(2), help="points at which gradients are taken  [default: 50]")
 @click.option("--label", help="the label to explain  [default: the answer's; of several labels each that is given]")

@@ -5,12 +5,12 @@ score hardly moves, and the log-odds still do. For a number that is predicted, i
 
 - Occlusion hides one word at a time and looks how far the log-odds fall (Zeiler and Fergus, 2014, arXiv:1311.2901; for
   words Li et al., 2016, arXiv:1612.08220). It asks the model alone, so it explains bundles too, without PyTorch.
-- Integrated gradients add up the gradient on the way from a text of masks to the text (Sundararajan et al., 2017,
+- Integrated gradients add up the gradient on the way from a text of padding to the text (Sundararajan et al., 2017,
   arXiv:1703.01365). They need the checkpoint and the extra ``train``, which brings them (`burnish_train.insight`).
 
 >>> from burnish_serve import load
 >>> explain(load("bundle/"), ["great film"])[0].words  # doctest: +SKIP
-[{'word': 'great', 'start': 0, 'end': 5, 'weight': 6.34}, {'word': 'film', 'start': 6, 'end': 10, 'weight': 0.0}]
+[{'word': 'great', 'start': 0, 'end': 5, 'weight': 3.96}, {'word': 'film', 'start': 6, 'end': 10, 'weight': -1.32}]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from burnish_serve.errors import InputError
-from burnish_serve.explaining.methods import METHODS, gradients, occlusion
+from burnish_serve.explaining.methods import METHODS, STEPS, WAYS, gradients, occlusion
 from burnish_serve.explaining.words import words_of
 from burnish_serve.runner import Runner, windows
 from burnish_serve.tasks import TASKS, Asked, Row
@@ -66,7 +66,7 @@ def explain(
         model: of a bundle, or of a checkpoint.
         rows: texts, or rows with the task's columns.
         method: ``occlusion`` or ``gradients``; None for gradients where PyTorch computes.
-        by: how occlusion hides a word, ``mask`` or ``delete``; None for the mask where the tokenizer has one.
+        by: how occlusion hides a word, ``delete`` or ``mask``; None for ``delete``.
         steps: at how many points of the way gradients are taken; None for 50.
         label: what to explain in every row, whatever its answer.
 
@@ -91,12 +91,14 @@ def explained(
     method = method or default_method(model)
     if method not in METHODS:
         raise InputError(f"no method is named {method!r}; there are: {', '.join(METHODS)}")
+    if by not in (None, *WAYS):
+        raise InputError(f"a word is not hidden by {by!r}; there are: {', '.join(WAYS)}")
     if method == "gradients" and by is not None:
         raise InputError("--by says how occlusion hides a word; gradients hide none, so leave it out")
     if method == "occlusion" and steps is not None:
         raise InputError("--steps is for gradients; occlusion has none, so leave it out")
     _check(model, label)
-    weigh = gradients(model, steps) if method == "gradients" else occlusion(model, by)
+    weigh = gradients(model, steps or STEPS) if method == "gradients" else occlusion(model, by or WAYS[0])
     start = 0
     for some in windows(rows, ROWS):
         asked = model.encode([row for _, row in some], [name for name, _ in some], offsets=True)

@@ -1,6 +1,6 @@
 """How words are weighed: one hidden after the other, or by the gradients of a checkpoint.
 
->>> weights, _ = occlusion(model)([asked], [words_of(asked)], columns=[0], token=103)[0]  # doctest: +SKIP
+>>> ((weights, _),) = occlusion(model, "delete")([asked], [words_of(asked)], [0])  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from burnish_serve.tasks import Asked, Logits, Task
 from burnish_serve.tasks.fill_mask import special
 
 METHODS = ("occlusion", "gradients")
-WAYS = ("mask", "delete")
+WAYS = ("delete", "mask")
 STEPS = 50
 Weights = NDArray[np.float64]
 Weigh = Callable[[Sequence[Asked], Sequence[Words], Sequence[int]], list[tuple[Weights, float | None]]]
@@ -47,30 +47,17 @@ def exclusive(task: Task) -> bool:
     return task.problem_type == "single_label_classification"
 
 
-def hiding_token(model: Runner, by: str | None = None) -> int | None:
-    """Return the id of the mask; None where there is none, or where words are to be left out.
-
-    Raises:
-        InputError: the mask is asked for, and the tokenizer has none.
-    """
-    if by == "delete":
-        return None
-    try:
-        return special(model.encoder.tokenizer).mask
-    except InputError as error:
-        if by == "mask":
-            raise InputError(f"{error}; --by delete needs none") from error
-        return None
-
-
-def occlusion(model: Runner, by: str | None = None) -> Weigh:
+def occlusion(model: Runner, by: str) -> Weigh:
     """Return what weighs each word by how far the log-odds fall where it is hidden.
 
     Args:
         model: is asked each text once more a word, in batches.
-        by: see `hiding_token`.
+        by: ``delete`` leaves words out, ``mask`` puts the mask in the place of each of their tokens.
+
+    Raises:
+        InputError: the mask is asked for, and the tokenizer has none.
     """
-    token = hiding_token(model, by)
+    token = special(model.encoder.tokenizer).mask if by == "mask" else None
 
     def weigh(
         asked: Sequence[Asked], read: Sequence[Words], columns: Sequence[int]
@@ -93,12 +80,12 @@ def occlusion(model: Runner, by: str | None = None) -> Weigh:
     return weigh
 
 
-def gradients(model: Runner, steps: int | None = None) -> Weigh:
-    """Return what weighs each word by integrated gradients from a text of masks, summed over its tokens.
+def gradients(model: Runner, steps: int) -> Weigh:
+    """Return what weighs each word by integrated gradients from a text of padding, summed over its tokens.
 
     Args:
         model: a checkpoint's.
-        steps: points of the way at which the gradient is taken; None for 50.
+        steps: points of the way at which the gradient is taken.
 
     Raises:
         MissingExtraError: the extra ``train`` is not installed.
@@ -111,8 +98,6 @@ def gradients(model: Runner, steps: int | None = None) -> Weigh:
             raise MissingExtraError("--method gradients", "train") from error
     if attribute is None:
         raise MissingExtraError("--method gradients", "train")
-    mask = hiding_token(model)
-    blank = model.pad_token_id if mask is None else mask
 
     def weigh(
         asked: Sequence[Asked], read: Sequence[Words], columns: Sequence[int]
@@ -122,8 +107,10 @@ def gradients(model: Runner, steps: int | None = None) -> Weigh:
             if len(row.windows) > 1:
                 raise InputError(f"{row.where} is read in windows: explain it by occlusion, or with --on-long truncate")
             (window,), (of,) = row.windows, tokens
-            values, delta = attribute(model, window, hidden(window, of >= 0, blank), column, steps or STEPS)
-            found.append((np.bincount(of[of >= 0], values[of >= 0], minlength=len(words)), delta))
+            values, delta = attribute(model, window, hidden(window, of >= 0, model.pad_token_id), column, steps)
+            weights = np.zeros(len(words))
+            np.add.at(weights, of[of >= 0], values[of >= 0])
+            found.append((weights, delta))
         return found
 
     return weigh

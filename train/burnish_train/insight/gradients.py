@@ -1,6 +1,6 @@
 """Integrated gradients: how much each token of a text moves a checkpoint's answer, as `burnish explain` asks.
 
-The gradient of the answer by the word vectors is added up on the straight way from a text of masks to the text
+The gradient of the answer by the word vectors is added up on the straight way from a text of padding to the text
 (Sundararajan et al., 2017, arXiv:1703.01365), by captum. So the sum over all tokens is how far the answer moves between
 the two; what is missing of it is the convergence delta, which more steps make smaller.
 
@@ -51,15 +51,20 @@ def attribute(model: Runner, window: Encoded, baseline: Encoded, column: int, st
         logits = network(input_ids=ids, **dict(zip(rest, others, strict=True))).logits
         return log_odds(logits.double() / model.reading.decoding.temperature, column, exclusive=exclusive(model.task))
 
-    values, delta = LayerIntegratedGradients(forward, network.get_input_embeddings()).attribute(
-        given["input_ids"],
+    layer, ids, others = network.get_input_embeddings(), given["input_ids"], tuple(given[name] for name in rest)
+    values = LayerIntegratedGradients(forward, layer).attribute(
+        ids,
         blank["input_ids"],
-        additional_forward_args=tuple(given[name] for name in rest),
+        additional_forward_args=others,
         n_steps=steps,
         internal_batch_size=max(1, MAX_BATCH_TOKENS // len(window.ids)),
-        return_convergence_delta=True,
     )
-    return values[0].sum(-1).double().cpu().numpy(), float(delta)
+    with torch.no_grad():
+        vectors, high = layer(blank["input_ids"]), forward(ids, *others)
+        # captum's own delta asks for the baseline's ids, by which RoBERTa numbers positions: here it is the text's.
+        with layer.register_forward_hook(lambda *_: vectors):
+            low = forward(ids, *others)
+    return values[0].sum(-1).double().cpu().numpy(), float(values.sum() - (high - low))
 
 
 def log_odds(logits: Any, column: int, *, exclusive: bool) -> Any:
