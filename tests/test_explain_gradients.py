@@ -17,19 +17,36 @@ from burnish_serve.text import TextEncoder
 from burnish_train import checkpoint
 from burnish_train.heads import PooledClassifier
 from burnish_train.insight import gradients
-from tiny_model import LABELS, make_classifier, make_encoder
+from tiny_model import LABELS, VOCABULARY, make_classifier, make_encoder, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEMPERATURE = 5.0
 
 
-@pytest.fixture(scope="module", params=["first", "mean"])
+@pytest.fixture(scope="module", params=["bert", "roberta", "mean"])
 def network(request, tmp_path_factory):
-    """Return a checkpoint's runner around an untrained model: transformers' own head, and one of ours."""
+    """Return a checkpoint's runner around an untrained model: transformers' own heads, and one of ours.
+
+    RoBERTa numbers positions by the ids, and padding has none.
+    """
     folder = tmp_path_factory.mktemp("network")
-    if request.param == "first":
+    if request.param == "bert":
         make_classifier(folder)
         made = transformers.BertForSequenceClassification.from_pretrained(folder)
+    elif request.param == "roberta":
+        make_tokenizer().save_pretrained(folder)
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        config = transformers.RobertaConfig(
+            vocab_size=len(VOCABULARY),
+            **sizes,
+            max_position_embeddings=40,
+            type_vocab_size=1,
+            initializer_range=0.5,
+            pad_token_id=0,
+            num_labels=len(LABELS),
+        )
+        made = transformers.RobertaForSequenceClassification(config)
     else:
         make_encoder(folder)
         torch.manual_seed(0)
