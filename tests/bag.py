@@ -12,16 +12,22 @@ from burnish_serve.explaining import Explanation
 from burnish_serve.text import TextEncoder
 from tiny_model import LABELS, make_tokenizer
 
+SECOND = 200
+
 
 class Bag:
-    """A session whose logits are sums over tokens: what a word weighs is what stands in its table."""
+    """A session whose logits are sums over tokens: what a word weighs is what stands in its table.
+
+    In a second text a token is another one.
+    """
 
     def __init__(self, labels: int) -> None:
-        self.table = np.random.default_rng(0).normal(size=(200, labels)).astype(np.float32)
+        self.table = np.random.default_rng(0).normal(size=(2 * SECOND, labels)).astype(np.float32)
 
     def run(self, output_names, input_feed):
         """Add up the tokens that are no padding."""
-        return [(self.table[input_feed["input_ids"]] * input_feed["attention_mask"][:, :, None]).sum(1)]
+        ids = input_feed["input_ids"] + SECOND * input_feed["token_type_ids"]
+        return [(self.table[ids] * input_feed["attention_mask"][:, :, None]).sum(1)]
 
 
 def save_tokenizer(folder: Path) -> Path:
@@ -47,16 +53,16 @@ def make_bag(
         labels=labels,
         encoder=TextEncoder(tokenizer, max_length, on_long=on_long, stride=3),
         session=Bag(len(labels)),
-        inputs=("input_ids", "attention_mask"),
+        inputs=("input_ids", "attention_mask", "token_type_ids"),
         pad_token_id=0,
         variant="bag",
         **changes,
     )
 
 
-def in_table(model: Runner, word: str, label: str) -> float:
+def in_table(model: Runner, word: str, label: str, *, second: bool = False) -> float:
     """Return what the tokens of a word add to a label."""
-    ids = model.encoder.tokenizer.encode(word, add_special_tokens=False).ids
+    ids = np.array(model.encoder.tokenizer.encode(word, add_special_tokens=False).ids) + second * SECOND
     return float(model.session.table[ids, model.labels.index(label)].sum(dtype=float))
 
 

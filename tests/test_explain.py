@@ -14,7 +14,7 @@ from scipy.special import logit
 from bag import in_table, weights
 from burnish_serve import TASKS, explain
 from burnish_serve.errors import InputError, MissingExtraError
-from burnish_serve.explaining import methods
+from burnish_serve.explaining import ROWS, methods
 from burnish_serve.explaining.words import words_of
 from burnish_serve.tasks import Decoding
 from deletion import falls, without
@@ -130,18 +130,38 @@ def test_pairs_say_in_which_text_a_word_stands(bag):
     (found,) = explain(model, [{"text_a": "wake me", "text_b": "a song"}])
     told = [(word["column"], word["word"], word["start"]) for word in found.words]
     assert told == [("text_a", "wake", 0), ("text_a", "me", 5), ("text_b", "a", 0), ("text_b", "song", 2)]
-    assert weights(found) == pytest.approx([in_table(model, word["word"], "score") for word in found.words], abs=1e-5)
+    own = [in_table(model, word, "score", second=column == "text_b") for column, word, _ in told]
+    assert weights(found) == pytest.approx(own, abs=1e-5)
+
+
+def test_a_pair_is_read_in_the_windows_of_its_answer(bag):
+    model = bag("regression", SCORE, max_length=14, on_long="window")
+    row = {"text_a": LONG, "text_b": "a song"}
+    plain, (asked,) = model.encode([row])[0], model.encode([row], offsets=True)
+    assert [one.ids.tolist() for one in asked.windows] == [one.ids.tolist() for one in plain.windows]
+    assert len(asked.windows) == 3
+
+
+def test_many_rows_keep_their_places(bag):
+    texts = [f"wake me {'now ' * number}" for number in range(2 * ROWS + 1)]
+    found = explain(bag(max_length=128), texts)
+    assert [(one.row, len(one.words)) for one in found] == [(number, number + 2) for number in range(len(texts))]
 
 
 def test_markers_stay_and_spans_keep_the_texts_own_characters(bag):
     model = bag("relation-extraction")
-    spans = {"text": "🙂 rain, wakes the city", "e1": [2, 6], "e2": [18, 22]}
-    marked = {"text": "🙂 <e1>rain</e1>, wakes the <e2> city </e2>"}
+    spans = {"text": "🙂 rain, wake the city", "e1": [2, 6], "e2": [17, 21]}
+    marked = {"text": "🙂 <e1>rain</e1>, wake the <e2> city </e2>"}
     one, other = explain(model, [spans, marked])
     for found in (one, other):
-        assert [word["word"] for word in found.words] == ["🙂", "rain", ",", "wakes", "the", "city"]
+        assert [word["word"] for word in found.words] == ["🙂", "rain", ",", "wake", "the", "city"]
         (text,) = found.texts.values()
         assert [text[word["start"] : word["end"]] for word in found.words] == [word["word"] for word in found.words]
+    text = marked["text"]
+    texts = [text, *(text[: word["start"]] + "[MASK]" + text[word["end"] :] for word in other.words)]
+    scores = [{one["label"]: one["score"] for one in row}[other.answer["label"]] for row in model(texts, top_k=None)]
+    hidden = explain(model, [marked], by="mask")[0]
+    assert weights(hidden) == pytest.approx((logit(scores[0]) - logit(scores[1:])).tolist(), abs=1e-4)
     assert one.texts["text"] == spans["text"]
     assert weights(one) == pytest.approx(weights(other), abs=1e-5)
 
