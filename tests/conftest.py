@@ -204,6 +204,15 @@ def bundle(make_bundle, tiny_checkpoint) -> Path:
     return make_bundle(tiny_checkpoint)
 
 
+@pytest.fixture(scope="session")
+def bag(tmp_path_factory):
+    """Return a function that makes a runner of a bag of words for a task (bag.py)."""
+    from bag import make_bag, save_tokenizer
+
+    tokenizer = save_tokenizer(tmp_path_factory.mktemp("bag"))
+    return lambda *task, **changes: make_bag(tokenizer, *task, **changes)
+
+
 @pytest.fixture
 def export_config(tiny_checkpoint, tmp_path):
     """Return a function that makes the settings of an export of the tiny checkpoint, with some changed."""

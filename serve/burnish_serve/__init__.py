@@ -18,6 +18,7 @@ from burnish_serve.errors import (
     ProofError,
     QualityGateError,
 )
+from burnish_serve.explaining import explain
 from burnish_serve.opening import load
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import TASKS, Task
@@ -38,6 +39,7 @@ __all__ = [
     "QualityGateError",
     "Runner",
     "Task",
+    "explain",
     "load",
     "open_bundle",
 ]

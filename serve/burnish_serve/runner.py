@@ -113,16 +113,20 @@ class Runner:
         for window in windows(rows, WINDOW):
             yield from self(window, **options)
 
-    def encode(self, rows: Sequence[str | Row], where: Sequence[str] | None = None) -> list[Asked]:
+    def encode(
+        self, rows: Sequence[str | Row], where: Sequence[str] | None = None, *, offsets: bool = False
+    ) -> list[Asked]:
         """Return the token ids of each row.
 
         Args:
             rows: texts, or rows with the task's columns.
             where: what messages call each of them; ``row 1`` and so on where none is given.
+            offsets: whether to say where in the texts each token stands, whatever the task.
 
         Raises:
             InputError: a row does not hold what the task reads.
         """
+        encoder = self.encoder.with_offsets() if offsets else self.encoder
         found, texts = [], []
         where = where or [f"row {number}" for number in range(1, len(rows) + 1)]
         for row, name in zip(rows, where, strict=True):
@@ -134,7 +138,7 @@ class Runner:
                 raise InputError(f"{name} is one text, and this model was made for pairs: text_a and text_b")
         if self.task.apart:
             return self._encode_apart(found, texts, where)
-        return [Asked(*row) for row in zip(found, texts, self.encoder(texts, where), where, strict=True)]
+        return [Asked(*row) for row in zip(found, texts, encoder(texts, where), where, strict=True)]
 
     def _encode_apart(
         self, rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, ...]], where: Sequence[str]

@@ -9,6 +9,7 @@ or it is read in windows that overlap; or it is refused.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,11 +56,18 @@ class TextEncoder:
         self.on_long = on_long
         self.stride = stride
         self.offsets = offsets
+        self.asks_last = offsets
         self._special = self.tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= self._special:
             raise InputError(f"a max_length of {max_length} leaves no room beside {self._special} special tokens")
         if on_long != "window":
             self.tokenizer.enable_truncation(max_length)
+
+    def with_offsets(self) -> TextEncoder:
+        """Return one that reads the same tokens and says where in the texts they stand."""
+        other = copy.copy(self)
+        other.offsets = True
+        return other
 
     def __call__(
         self, texts: Sequence[tuple[str, ...]], where: Sequence[str] | None = None
@@ -111,6 +119,7 @@ class TextEncoder:
             bool(encoding.overflowing),
             offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
             words=np.where(asked, np.array(words, dtype=np.int64), -1),
+            sequences=_sequences(encoding),
         )
 
     def _windows(self, encoding: Encoding, name: str) -> tuple[Encoded, ...]:
@@ -140,6 +149,7 @@ class TextEncoder:
                 offsets=None if whole.offsets is None else whole.offsets[part],
                 words=None if whole.words is None else whole.words[part],
                 start=start - first,
+                sequences=None if whole.sequences is None else whole.sequences[part],
             )
             for start, part in zip(starts, parts, strict=True)
         )
@@ -147,11 +157,11 @@ class TextEncoder:
     def _asked(self, encoding: Encoding) -> NDArray[np.bool_]:
         """Return which tokens are of the text that is cut into windows: the one, or of a pair the longer.
 
-        With offsets it is the second of a pair, of a question and a context.
+        Where answers point into the text it is the second of a pair, of a question and a context.
         """
-        sequences = np.array([-1 if number is None else number for number in encoding.sequence_ids])
+        sequences = _sequences(encoding)
         counts = [int((sequences == number).sum()) for number in range(encoding.n_sequences)]
-        number = len(counts) - 1 if self.offsets else int(np.argmax(counts))
+        number = len(counts) - 1 if self.asks_last else int(np.argmax(counts))
         asked: NDArray[np.bool_] = sequences == number
         return asked
 
@@ -187,6 +197,11 @@ class TextEncoder:
             encoding = self.tokenizer.encode(part, add_special_tokens=False)
         special = self._special if alone else 0
         return sum(len(piece.ids) - special for piece in (encoding, *encoding.overflowing))
+
+
+def _sequences(encoding: Encoding) -> NDArray[np.int64]:
+    """Return which of its texts each token comes from; -1 for special tokens."""
+    return np.array([-1 if number is None else number for number in encoding.sequence_ids], dtype=np.int64)
 
 
 def _name(where: Sequence[str] | None, place: int) -> str:

@@ -146,13 +146,13 @@ class TorchSession:
     """
 
     def __init__(self, model: Any) -> None:
-        self._model = model.eval()
+        self.model = model.eval()
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any]) -> list[Logits]:
         """Return the outputs for one batch of int64 arrays."""
-        device = self._model.device
+        device = self.model.device
         with torch.inference_mode():
-            outputs = self._model(**{name: torch.from_numpy(array).to(device) for name, array in input_feed.items()})
+            outputs = self.model(**{name: torch.from_numpy(array).to(device) for name, array in input_feed.items()})
         return [outputs[name].float().cpu().numpy() for name in output_names or outputs]
 
 

@@ -21,13 +21,14 @@ VERBS = {
     "predict": "answer the rows of a file, or texts",
     "serve": "answer over HTTP",
     "evaluate": "score a bundle or a checkpoint on labelled rows",
+    "explain": "show which words made an answer",
     "bench": "measure latency and throughput of a bundle",
     "tune": "keep the settings that are the fastest on this machine",
     "inspect": "show what is in a bundle",
     "verify": "check that a bundle is whole and still answers as it did",
     "doctor": "show what this machine can run",
 }
-OWN = ("predict", "serve", "evaluate", "inspect", "verify", "doctor")
+OWN = ("predict", "serve", "evaluate", "explain", "inspect", "verify", "doctor")
 
 
 class Verbs(click.Group):

@@ -44,6 +44,8 @@ class Encoded(NamedTuple):
     """How many tokens of the text that is asked about stand before this window's first."""
     hidden: Ids | None = None
     """Where the row is asked in order to be scored: the token that a mask hides; -1 where none is hidden."""
+    sequences: Ids | None = None
+    """Where offsets are given: which of the row's texts each token comes from; -1 for special tokens."""
 
 
 class Asked(NamedTuple):
