@@ -32,6 +32,9 @@ from burnish_train.methods.teacher import Teacher
 from burnish_train.order import EpochBatches, EpochLoader
 from burnish_train.targets import Supervised, Target
 
+# Padded tokens that are read at once where rows are drawn together.
+TOGETHER_TOKENS = 512
+
 
 class TaskTrainer(transformers.Trainer):
     """A Trainer that learns from a target's items and is scored by the task's own metric.
@@ -228,11 +231,14 @@ class TaskTrainer(transformers.Trainer):
         rows = [item for item in items if item["value"] != IGNORED]
 
         def vectors_of(numbers: list[int]) -> torch.Tensor:
-            batch = self._prepare_inputs(self.data_collator([rows[number] for number in numbers]))
-            inputs = {name: batch[name] for name in self.runner.inputs}
+            lengths = [len(rows[number]["input_ids"]) for number in numbers]
+            plan = batching.plan(lengths, TOGETHER_TOKENS)  # rows of one label are of all lengths
             with self._dropout(), self.autocast_smart_context_manager(), probe.Inputs(self.model.classifier) as seen:
-                self.model(**inputs)
-            return seen[0]
+                for places in plan:
+                    batch = self._prepare_inputs(self.data_collator([rows[numbers[place]] for place in places]))
+                    self.model(**{name: batch[name] for name in self.runner.inputs})
+            order = torch.tensor([place for places in plan for place in places])
+            return torch.cat(seen)[order.argsort()]
 
         labels = [item["value"] for item in rows]
         contrast.draw_together(self.model, vectors_of, labels, steps=steps, rate=rate, seed=self.args.seed)
