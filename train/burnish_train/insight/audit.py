@@ -38,7 +38,8 @@ def audit(config: AuditConfig, log: Log | None = None) -> dict[str, Any]:
         DeviceError: the device cannot be used.
     """
     started = time.perf_counter()
-    say, notes = log or (lambda line: None), []
+    say = log or (lambda line: None)
+    notes: list[str] = []
     swaps = read_swaps(config.swap)
     if swaps and not config.target:
         raise InputError("--swap asks a trained model: name a checkpoint or a bundle with --target")
@@ -114,7 +115,7 @@ def _scored(
     say(f"scores by a linear probe, {config.folds} folds")
     scores = probed(rows, vectors, labels, folds=config.folds, seed=config.seed)
     if all(isinstance(row.right, str) for row in rows):
-        found: list[Any] = [labels[best] for best in scores.argmax(1)]
+        found: list[Any] = [labels[int(best)] for best in scores.argmax(1)]
     else:
         found = [frozenset(np.array(labels)[row >= 0.5].tolist()) for row in scores]
     return scores, [row.right == one for row, one in zip(rows, found, strict=True)]

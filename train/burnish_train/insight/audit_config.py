@@ -10,9 +10,6 @@ from pathlib import Path
 from burnish_serve.config import dataclass, setting
 from burnish_serve.tasks import TASKS
 
-# Chosen on banking77 with the starter encoder: see docs/audit.md.
-NEAR = 0.95
-
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
@@ -32,7 +29,7 @@ class AuditConfig:
         default=None,
     )
     folds: int = setting("parts of the rows; the probe answers each without it", default=5, minimum=2)
-    near: float = setting("cosine from which two texts are near-duplicates", default=NEAR, minimum=-1, below=1)
+    near: float = setting("cosine from which two texts are near-duplicates", default=0.95, minimum=-1, below=1)
     slice_column: str | None = setting(
         "column by whose values answers are scored, as by length and class", default=None
     )

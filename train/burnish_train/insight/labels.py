@@ -34,10 +34,10 @@ def doubted(rows: Sequence[Example], scores: Scores, labels: Sequence[str]) -> l
     numbers = {label: number for number, label in enumerate(labels)}
     if all(isinstance(row.right, str) for row in rows):
         order, quality = _single(np.array([numbers[row.right] for row in rows]), scores)
-        suggested: list[Any] = [labels[best] for best in scores.argmax(1)]
+        suggested: list[Any] = [labels[int(best)] for best in scores.argmax(1)]
     else:
         order, quality = _several([sorted(numbers[label] for label in row.right) for row in rows], scores)
-        suggested = [[labels[column] for column in np.flatnonzero(row >= GIVEN_FROM)] for row in scores]
+        suggested = [[labels[int(column)] for column in np.flatnonzero(row >= GIVEN_FROM)] for row in scores]
     return [
         {
             "line": rows[place].line,

@@ -51,7 +51,7 @@ def probed(rows: Sequence[Example], vectors: Matrix, labels: Sequence[str], *, f
             scores[np.ix_(held, there)] = _fitted(vectors[rest], given, vectors[held])
             continue
         for column, label in enumerate(labels):
-            has = np.array([label in rows[row].right for row in rest])
+            has = np.array([label in row.right for row in rows])[rest]
             varied = 0 < has.sum() < len(has)
             scores[held, column] = _fitted(vectors[rest], has, vectors[held])[:, 1] if varied else has.mean()
     return scores

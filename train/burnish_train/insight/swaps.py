@@ -10,6 +10,7 @@ et al., 2019, arXiv:1809.10610). Groups that belong together are exchanged at on
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,14 +63,14 @@ def swapped(text: str, groups: Groups) -> list[str]:
     if not pattern.search(text):
         return []
 
-    def put(found: re.Match[str], shift: int) -> str:
+    def put(shift: int, found: re.Match[str]) -> str:
         group, i = places.get(found[0].casefold(), ((found[0],), 0))  # letters that equal two by case are left alone
         word = group[(i + shift) % len(group)]
         if found[0].isupper() and len(found[0]) > 1:
             return word.upper()
         return word[:1].upper() + word[1:] if found[0][:1].isupper() else word
 
-    return [pattern.sub(lambda found, by=shift: put(found, by), text) for shift in range(1, len(groups[0]))]
+    return [pattern.sub(functools.partial(put, shift), text) for shift in range(1, len(groups[0]))]
 
 
 def _pattern(word: str) -> str:
@@ -101,10 +102,10 @@ def swap_report(runner: Runner, rows: Sequence[Example], name: str, groups: Grou
         return {"name": name, "rows": 0, "changed": 0, "share": None, "low": None, "high": None, "examples": []}
     before = dict(zip(held, _answers(runner, [rows[number].asked for number in held]), strict=True))
     changes: dict[int, list[tuple[float, bool, dict[str, Any]]]] = {}
-    for owner, (told, scores), row in zip(owners, _answers(runner, asked), asked, strict=True):
+    for owner, (told, scores), other in zip(owners, _answers(runner, asked), asked, strict=True):
         was_told, was = before[owner]
         moved = float(np.abs(scores - was).max())
-        one = {"line": rows[owner].line, "texts": list(rows[owner].texts), "swapped": list(row.values())}
+        one = {"line": rows[owner].line, "texts": list(rows[owner].texts), "swapped": list(other.values())}
         changes.setdefault(owner, []).append((moved, told != was_told, {**one, "before": was_told, "after": told}))
     worst = sorted((max(some, key=lambda one: (one[1], one[0])) for some in changes.values()), key=lambda one: -one[0])
     changed = sum(one[1] for one in worst)
@@ -117,7 +118,9 @@ def swap_report(runner: Runner, rows: Sequence[Example], name: str, groups: Grou
         "low": low,
         "high": high,
         "mean_change": float(np.mean([max(one[0] for one in some) for some in changes.values()])),
-        "examples": [{**row, "change": round(moved, 4), "changed": other} for moved, other, row in worst[:EXAMPLES]],
+        "examples": [
+            {**row, "change": round(moved, 4), "changed": differs} for moved, differs, row in worst[:EXAMPLES]
+        ],
     }
 
 
