@@ -19,7 +19,7 @@ import numpy as np
 from burnish_serve.errors import InputError
 from burnish_serve.rows import read_rows
 from burnish_serve.runner import Runner
-from burnish_serve.tasks import Answer, Task
+from burnish_serve.tasks import Answer, Reading, Task
 
 RESAMPLES = 200
 SHARES = ("accuracy", "exact_match")
@@ -86,7 +86,7 @@ def evaluate(model: Runner, examples: Sequence[Labelled], **options: Any) -> Eva
     if task.agrees:
         for row, wanted in zip(rows, right, strict=True):
             row["correct"] = task.agrees(wanted, row["answer"])
-    return Evaluation(metrics=metrics, intervals=_intervals(model, right, answers, metrics), rows=rows)
+    return Evaluation(metrics=metrics, intervals=intervals(task, model.reading, right, answers, metrics), rows=rows)
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
@@ -97,20 +97,21 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def _intervals(
-    model: Runner, right: Sequence[Any], answers: Sequence[Answer], metrics: dict[str, Any]
+def intervals(
+    task: Task, reading: Reading, right: Sequence[Any], answers: Sequence[Answer], metrics: dict[str, Any]
 ) -> dict[str, tuple[float, float]]:
+    """Return the 95 % interval of each metric that is one number: Wilson's of shares, bootstrapped of others."""
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     random = np.random.default_rng(0)
     draws: list[dict[str, Any]] = []
     for _ in range(RESAMPLES):
         rows = random.integers(0, len(right), len(right))
-        draws.append(model.task.score([right[i] for i in rows], [answers[i] for i in rows], model.reading))
-    intervals = {}
+        draws.append(task.score([right[i] for i in rows], [answers[i] for i in rows], reading))
+    found = {}
     for name in names:
         if name in SHARES:
-            intervals[name] = wilson(metrics[name], len(right))
+            found[name] = wilson(metrics[name], len(right))
         else:
             low, high = np.percentile([draw[name] for draw in draws], [2.5, 97.5])
-            intervals[name] = (float(low), float(high))
-    return intervals
+            found[name] = (float(low), float(high))
+    return found

@@ -11,10 +11,10 @@ from __future__ import annotations
 import collections
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,10 +36,30 @@ class Example:
     """What is right, as the task understands it."""
     label: Any = None
     """What is right, as it stood in the row."""
+    line: int = field(default=0, compare=False)
+    """Where it stands in its file."""
+    row: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The whole row, with the columns that no task reads."""
 
     def as_row(self, task: Task) -> dict[str, Any]:
         """Return the row by the task's own columns, with what is right where rows have that."""
         return {**self.asked, task.label_column_of(self.asked): self.label} if task.label_column else self.asked
+
+
+class Columns(Protocol):
+    """What settings say about reading rows: those of any verb that reads labelled ones."""
+
+    @property
+    def task(self) -> str:
+        """Return the task's name."""
+
+    @property
+    def text_column(self) -> str:
+        """Return the column that holds the text."""
+
+    @property
+    def label_column(self) -> str | None:
+        """Return the column that holds what is right; None for the task's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +89,7 @@ def read_splits(config: TrainConfig) -> Splits:
     given = {"train": config.train, "dev": config.dev, "test": config.test}
     splits = {name: read_examples(source, name, config, warnings) for name, source in given.items() if source}
     sources: dict[str, dict[str, Any]] = {
-        name: {"source": given[name], "sha256": _sha256(rows), "rows": len(rows)} for name, rows in splits.items()
+        name: {"source": given[name], "sha256": sha256(rows), "rows": len(rows)} for name, rows in splits.items()
     }
     names = tuple(sorted({name for row in splits["train"] for name in task.names(row.right)}))
     if task.problem_type == "single_label_classification" and len(names) < 2:
@@ -141,7 +161,7 @@ def cut_dev(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[E
     return [row for row in rows if row.texts not in chosen], [row for row in rows if row.texts in chosen]
 
 
-def read_examples(source: str, split: str, config: TrainConfig, warnings: list[str]) -> list[Example]:
+def read_examples(source: str, split: str, config: Columns, warnings: list[str]) -> list[Example]:
     """Return the rows of a file or a dataset; what is left out is added to the warnings.
 
     Raises:
@@ -157,7 +177,7 @@ def read_examples(source: str, split: str, config: TrainConfig, warnings: list[s
         right = task.right(row, asked, column, where)
         texts = task.texts(asked, where)
         if any(text.strip() for text in texts):
-            rows.append(Example(asked, texts, right, _as_json(right, row.get(column))))
+            rows.append(Example(asked, texts, right, _as_json(right, row.get(column)), number, row))
         else:
             empty.append(number)
     if empty:
@@ -245,7 +265,7 @@ def _count(items: Sequence[object], one: str, many: str | None = None) -> str:
     return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
 
 
-def _sha256(rows: Sequence[Example]) -> str:
+def sha256(rows: Sequence[Example]) -> str:
     """Return the hash of the rows themselves, the same for the same data in any file format."""
     digest = hashlib.sha256()
     for row in rows:

@@ -11,6 +11,7 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -42,6 +43,19 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
+    keep_settings(work, settings, begun=begun)
+    for folder in work.glob("checkpoint-*"):
+        if not _is_whole(folder):
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(work))
+
+
+def keep_settings(work: Path, settings: dict[str, Any], *, begun: bool) -> None:
+    """Write down what the work of a folder is done with; work that was begun must go on with the same.
+
+    Raises:
+        InputError: it was begun with other settings or rows.
+    """
     path = work / SETTINGS
     if begun and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -50,22 +64,24 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
             listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
             raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
     path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    for folder in work.glob("checkpoint-*"):
-        if not _is_whole(folder):
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(work))
 
 
-def check_place(out: Path, *, overwrite: bool) -> None:
-    """Refuse to write over what stands at a place, unless that is a checkpoint and may be replaced.
+def check_place(out: Path, *, overwrite: bool, record: str = checkpoint.RECORD, what: str = "a checkpoint") -> None:
+    """Refuse to write over what stands at a place, unless that was made by us and may be replaced.
+
+    Args:
+        out: the place.
+        overwrite: whether what was made by us may be replaced.
+        record: the file by which that is known.
+        what: its name, for messages.
 
     Raises:
         InputError: something stands there.
     """
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already; give another --out, or --overwrite to replace it")
-    if out.exists() and not (out / checkpoint.RECORD).is_file():
-        raise InputError(f"{out} is not a checkpoint of burnish, so --overwrite does not replace it")
+    if out.exists() and not (out / record).is_file():
+        raise InputError(f"{out} is not {what} of burnish, so --overwrite does not replace it")
 
 
 def _is_whole(folder: Path) -> bool:
