@@ -15,6 +15,9 @@ from burnish_serve.tasks.pooling import POOLINGS
 from burnish_serve.tasks.tagging import SCHEMES
 from burnish_serve.text import ON_LONG
 
+SEARCH = "search"
+"""The table of a recipe that is no setting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -152,4 +155,6 @@ def read_recipe(path: Path | None, **given: Any) -> TrainConfig:
         InputError: with all that is wrong in both.
     """
     values = read_toml(path) if path else {}
+    if isinstance(values.get(SEARCH), dict):
+        del values[SEARCH]  # what `burnish search` draws settings from
     return configure(TrainConfig, values, source=str(path) if path else "", **given)

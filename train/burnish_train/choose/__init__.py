@@ -1,0 +1,1 @@
+"""Choosing settings: cross-validation and search."""
