@@ -1,21 +1,22 @@
-"""A search of settings: what it draws from, what it keeps, and that a kill at any moment loses no trial and runs none twice.
+"""A search of settings: what it draws from, what it keeps, and that a kill at any moment loses no trial.
 
 Most of it is shown with a stand-in for training, whose score is a formula; the kills of a real process train for real.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import multiprocessing
-import os
 import random
 import statistics
 import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import optuna
 import pytest
@@ -113,6 +114,8 @@ def stand_in(monkeypatch):
             monkeypatch.setattr(place, name, wrapped)
 
         monkeypatch.setattr(fit, "train", run)
+        monkeypatch.setattr(module.gc, "collect", lambda: 0)  # a third of a second, where PyTorch is loaded
+        monkeypatch.setattr(results, "draw", lambda *_: None)  # seen in the tests that train
         for name in ("finish", "tidy", "keep_best", "suggest"):
             around(module, name)
         for place, name in ((folder.shutil, "rmtree"), (results, "write"), (results, "draw"), (optuna, "create_study")):
@@ -136,29 +139,27 @@ def found_in(result: dict) -> list[dict]:
     ],
 )
 def test_a_search_killed_at_every_few_moments_finds_what_a_whole_one_does(
-    train_config, stand_in, monkeypatch, tmp_path, sampler, pruner, table
+    train_config, stand_in, tmp_path, sampler, pruner, table
 ):
     settings = SearchConfig(trials=12, sampler=sampler, pruner=pruner)
-    with monkeypatch.context() as patch:
-        patch.setattr(results, "draw", lambda *_: None)
-        kills = Kills()
-        done = stand_in(kills)
-        whole = search(train_config(out=tmp_path / "whole"), settings, table)
-        epochs = sorted(done)
-        states = [row["state"] for row in whole["trials"]]
-        assert len(states) == 12
-        assert ("pruned" in states) == (pruner != "none")
-        assert kills.passed > 100
-        times, config = 0, train_config(out=tmp_path / "killed")
-        done.clear()
-        for every in random.Random(1).choices(range(7, 16), k=100):
-            kills.every, kills.passed = every, 0
-            try:
-                found = search(config, settings, table, resume=True)
-                break
-            except Killed:
-                times += 1
-    assert times >= 10
+    kills = Kills()
+    done = stand_in(kills)
+    whole = search(train_config(out=tmp_path / "whole"), settings, table)
+    epochs = sorted(done)
+    states = [row["state"] for row in whole["trials"]]
+    assert len(states) == 12
+    assert ("pruned" in states) == (pruner != "none")
+    assert kills.passed > 100
+    times, config = 0, train_config(out=tmp_path / "killed")
+    done.clear()
+    for every in random.Random(1).choices(range(11, 29), k=100):
+        kills.every, kills.passed = every, 0
+        try:
+            found = search(config, settings, table, resume=True)
+            break
+        except Killed:
+            times += 1
+    assert times >= 6
     assert found_in(found) == found_in(whole)
     assert [row["number"] for row in sorted(found["trials"], key=lambda row: row["number"])] == list(range(12))
     assert sorted(set(done)) == epochs, "a trial ran that a whole search has not, or longer"
@@ -173,7 +174,7 @@ def test_a_search_killed_at_every_few_moments_finds_what_a_whole_one_does(
 def test_the_median_pruner_ends_what_stays_below_the_median(train_config, stand_in, tmp_path):
     stand_in(Kills())
     table = {**TABLE, "num_train_epochs": [4.0]}
-    found = search(train_config(out=tmp_path / "s"), SearchConfig(trials=20, sampler="random"), table)
+    found = search(train_config(out=tmp_path / "s"), SearchConfig(trials=16, sampler="random"), table)
     with opened(tmp_path / "s" / "study.db") as study:
         trials = study.trials
     ended = 0
@@ -198,7 +199,7 @@ def test_tpe_learns_from_the_scores(train_config, stand_in, tmp_path):
     stand_in(Kills())
     off = {}
     for sampler in ("tpe", "random"):
-        settings = SearchConfig(trials=30, sampler=sampler, pruner="none")
+        settings = SearchConfig(trials=24, sampler=sampler, pruner="none")
         found = search(train_config(out=tmp_path / sampler), settings, TABLE)
         late = [row["parameters"]["learning_rate"] for row in found["trials"] if row["number"] >= 10]
         off[sampler] = statistics.median(abs(math.log10(rate / 3e-4)) for rate in late)
@@ -222,16 +223,18 @@ def test_a_grid_tries_each_point_once_and_no_more(train_config, stand_in, tmp_pa
     assert told[0] == "the grid has 12 points, and 12 are tried"
     points = [tuple(row["parameters"].values()) for row in found["trials"]]
     assert len(points) == len(set(points)) == 12
-    stepped = space({"warmup_ratio": {"low": 0.0, "high": 0.35, "step": 0.1}, "max_length": {"low": 8, "high": 16}}, train_config())
+    stepped = space(
+        {"warmup_ratio": {"low": 0.0, "high": 0.35, "step": 0.1}, "max_length": {"low": 8, "high": 16}}, train_config()
+    )
     assert grid(stepped) == {"max_length": list(range(8, 17)), "warmup_ratio": pytest.approx([0.0, 0.1, 0.2, 0.3])}
-    with pytest.raises(InputError, match="a grid needs lists, or ranges with a step; give them for learning_rate, warmup"):
+    with pytest.raises(InputError, match="a grid needs lists, or ranges with a step; give them for learning_rate"):
         search(train_config(out=tmp_path / "t"), settings, TABLE)
     assert not (tmp_path / "t").exists()
 
 
 def test_a_finished_search_goes_on_with_more_trials(train_config, stand_in, tmp_path):
     done = stand_in(Kills())
-    config, whole = train_config(out=tmp_path / "s"), train_config(out=tmp_path / "whole")
+    config, whole = (train_config(out=tmp_path / name, seed=3) for name in ("s", "whole"))
     settings = {"sampler": "random", "pruner": "none"}
     first = search(config, SearchConfig(trials=3, **settings), TABLE)
     before = len(done)
@@ -294,7 +297,7 @@ WRONG = {
     "class_weights": ["none", "square"],
     "pooling": {"low": 1, "high": 2},
     "max_grad_norm": [],
-    "word_dropout": {"low": 0.0, "high": 0.1, "most": 0.3},
+    "word_dropout": {"low": 0.0, "most": 0.3},
     "tag_scheme": ["BIO", "BIOES"],
 }
 
@@ -312,14 +315,13 @@ def test_all_that_is_wrong_with_a_space_is_said_at_once(train_config):
         "[search] max_grad_norm must be a list of different single values, not []",
         "[search] max_length must be a whole number, not 8.5",
         "[search] num_train_epochs must be at least 0.001, not 0.0",
-        "[search] per_device_train_batch_size: step must be a whole number above 0 and no more than high - low, not 0.5",
+        "[search] per_device_train_batch_size: step must be a whole number from 1 to high - low, not 0.5",
         "[search] pooling must be text, not 1",
         "[search] pooling must be text, not 2",
         "[search] tag_scheme 'BIOES' is for token-classification, not text-classification",
         "[search] warmup_ratio must be below 1, not 1.0",
         "[search] weight_decay: a range with log begins above 0 and has no step",
-        "[search] word_dropout must be a list, or a table of low and high, and log or step, not "
-        "{'low': 0.0, 'high': 0.1, 'most': 0.3}",
+        "[search] word_dropout must be a list, or a table of low and high, and log or step, not {'low': 0.0, 'most': 0.3}",
     ]
     with pytest.raises(InputError, match=r"\[search\] names no setting"):
         space({}, train_config())
@@ -388,27 +390,32 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing_behind(train_config, tmp_p
 # From here on training is real.
 REAL = {
     "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
-    "num_train_epochs": [1, 2, 3],
-    "per_device_train_batch_size": [16, 32],
+    "num_train_epochs": [1, 2],
+    "per_device_train_batch_size": [8, 16],
     "label_smoothing_factor": {"low": 0.0, "high": 0.2},
 }
 SETTINGS = SearchConfig(trials=12)
 
 
+def no_curves() -> contextlib.AbstractContextManager:
+    """Draw nothing, which takes half of a trial's time."""
+    return mock.patch.object(fit.curve, "draw")
+
+
 def real(tiny_settings: dict, out: Path) -> TrainConfig:
-    return TrainConfig(**{**tiny_settings, "out": out, "save_steps": 3})
+    return TrainConfig(**{**tiny_settings, "out": out, "save_steps": 4})
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_settings, tmp_path_factory) -> tuple[Path, dict]:
     """Return the folder of a search that nothing interrupted, and what it returned."""
     out = tmp_path_factory.mktemp("search") / "whole"
-    with on_one_thread():
+    with on_one_thread(), no_curves():
         return out, search(real(tiny_settings, out), SETTINGS, REAL)
 
 
 def search_in_a_process(config: TrainConfig, log: Path) -> None:
-    with on_one_thread(), log.open("a", buffering=1) as file:
+    with on_one_thread(), no_curves(), log.open("a", buffering=1) as file:
         search(config, SETTINGS, REAL, resume=True, log=lambda line: print(line, file=file))
 
 
@@ -428,15 +435,17 @@ def test_a_killed_process_loses_no_trial_and_runs_none_twice(processes, tiny_set
         process.start()
         end = time.monotonic() + 120
         while not any(int(path.name.split(".")[0]) >= number for path in out.glob("trials/*")):
-            assert process.is_alive() and time.monotonic() < end
+            assert process.is_alive()
+            assert time.monotonic() < end
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.6))
+        time.sleep(chance.uniform(0, 0.3))
         process.kill()
         process.join()
         assert process.exitcode == -9
         process.close()
     told = []
-    found = search(real(tiny_settings, out), SETTINGS, REAL, resume=True, log=told.append)
+    with no_curves():
+        found = search(real(tiny_settings, out), SETTINGS, REAL, resume=True, log=told.append)
     assert found_in(found) == found_in(whole[1])
     assert furthest_apart(out / "best", whole[0] / "best") == 0
     lines = log.read_text().splitlines() + told
@@ -451,7 +460,8 @@ def test_the_best_is_a_recipe_that_trains_it_again(whole, tiny_settings, tmp_pat
     out, found = whole
     keys = tomllib.loads((out / "best.toml").read_text(encoding="utf-8"))
     assert not {"model", "train", "dev", "test", "out", "device"} & set(keys)
-    assert found["best"]["parameters"].items() <= {**to_dict(real(tiny_settings, out)), **keys}.items()
+    assert found["best"]["parameters"].items() <= keys.items()
+    assert keys["max_length"] == tiny_settings["max_length"], "what was not searched"
     given = {key: tiny_settings[key] for key in ("model", "train", "device")}
     record = train(read_recipe(out / "best.toml", out=tmp_path / "again", **given))
     assert record["metrics"]["dev"]["accuracy"] == found["best"]["score"] > 0.6
@@ -464,7 +474,9 @@ def test_all_trials_are_scored_on_the_same_rows_and_the_best_is_the_best(whole):
     with (out / "trials.csv").open(encoding="utf-8", newline="") as file:
         flat = list(csv.DictReader(file))
     assert [float(row["score"]) for row in flat] == [row["score"] for row in found["trials"]]
-    assert [float(row["learning_rate"]) for row in flat] == [row["parameters"]["learning_rate"] for row in found["trials"]]
+    assert [float(row["learning_rate"]) for row in flat] == [
+        row["parameters"]["learning_rate"] for row in found["trials"]
+    ]
     done = [row for row in found["trials"] if row["state"] == "done"]
     assert found["best"] == found["trials"][0] == max(done, key=lambda row: (row["score"], -row["number"]))
     record = record_of(out / "best")
@@ -501,4 +513,4 @@ def test_what_optuna_says_is_silenced_for_a_search_alone(tmp_path):
     with opened(tmp_path / "a ?{b}.db"):
         assert optuna.logging.get_verbosity() == optuna.logging.ERROR
     assert optuna.logging.get_verbosity() == before
-    assert os.listdir(tmp_path) == ["a ?{b}.db"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a ?{b}.db"]

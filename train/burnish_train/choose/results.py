@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,18 @@ def table(found: Sequence[Mapping[str, Any]], metric: str) -> str:
     )
 
 
-def recipe(settings: Mapping[str, Any], said: str) -> str:
-    """Return settings as a recipe: those that are not the default, and no names of data, model and folders.
+def recipe(settings: Mapping[str, Any], searched: Collection[str], said: str) -> str:
+    """Return settings as a recipe: those searched or not the default, and no names of data, model and folders.
 
     Args:
         settings: as ``burnish.json`` holds them.
+        searched: their names.
         said: about them, in one line.
     """
     lines = [f"# burnish train {RECIPE} --model ENCODER --train train.jsonl --out runs/a", "#", f"# Searched: {said}."]
     for field in dataclasses.fields(TrainConfig):
         value = settings[field.name]
-        if field.name not in OF_PLACE and value not in (field.default, None) and value != []:
+        if field.name in searched or (field.name not in OF_PLACE and value not in (field.default, None)):
             lines.append(f"{field.name} = {json.dumps(value, ensure_ascii=False)}")  # which TOML reads alike
     return "\n".join(lines) + "\n"
 

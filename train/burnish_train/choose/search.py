@@ -228,7 +228,8 @@ def _result(study: optuna.Study, config: TrainConfig, settings: SearchConfig) ->
         )
     keep_best(out, best, copy=settings.keep_all)
     own = checkpoint.read_record(out / BEST)["settings"]
-    results.write(out, rows, results.recipe(own, f"{metric} {study.trials[best].value:.4f} on dev rows"))
+    said = f"{metric} {rows[0]['score']:.4f} on dev rows, the best of {len(rows)} trials"
+    results.write(out, rows, results.recipe(own, rows[0]["parameters"], said))
     results.draw(study, out / "search.png", metric)
     return {
         "metric": metric,

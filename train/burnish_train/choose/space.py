@@ -107,8 +107,8 @@ def _drawn_from(name: str, given: Any) -> tuple[BaseDistribution | None, list[st
     whole = isinstance(low, int)
     kinds = (int,) if whole else (int, float)
     if step is not None and (not isinstance(step, kinds) or isinstance(step, bool) or not 0 < step <= high - low):
-        kind = "whole number" if whole else "number"
-        return None, [f"{name}: step must be a {kind} above 0 and no more than high - low, not {step!r}"]
+        kind = "whole number from 1" if whole else "number above 0 and up"
+        return None, [f"{name}: step must be a {kind} to high - low, not {step!r}"]
     with warnings.catch_warnings():  # where the last step ends before it, optuna moves high there, and says so
         warnings.simplefilter("ignore")
         if whole:
