@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import json
 import math
 import multiprocessing
@@ -14,6 +15,7 @@ import random
 import statistics
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -114,7 +116,6 @@ def stand_in(monkeypatch):
             monkeypatch.setattr(place, name, wrapped)
 
         monkeypatch.setattr(fit, "train", run)
-        monkeypatch.setattr(module.gc, "collect", lambda: 0)  # a third of a second, where PyTorch is loaded
         monkeypatch.setattr(results, "draw", lambda *_: None)  # seen in the tests that train
         for name in ("finish", "tidy", "keep_best", "suggest"):
             around(module, name)
@@ -134,8 +135,7 @@ def found_in(result: dict) -> list[dict]:
     [
         pytest.param("tpe", "median", TABLE, id="tpe, median"),
         pytest.param("tpe", "hyperband", TABLE, id="tpe, hyperband"),
-        pytest.param("random", "none", TABLE, id="random"),
-        pytest.param("grid", "median", POINTS, id="grid"),
+        pytest.param("grid", "none", POINTS, id="grid"),
     ],
 )
 def test_a_search_killed_at_every_few_moments_finds_what_a_whole_one_does(
@@ -297,7 +297,7 @@ WRONG = {
     "class_weights": ["none", "square"],
     "pooling": {"low": 1, "high": 2},
     "max_grad_norm": [],
-    "word_dropout": {"low": 0.0, "most": 0.3},
+    "word_dropout": {"most": 0.3},
     "tag_scheme": ["BIO", "BIOES"],
 }
 
@@ -321,7 +321,7 @@ def test_all_that_is_wrong_with_a_space_is_said_at_once(train_config):
         "[search] tag_scheme 'BIOES' is for token-classification, not text-classification",
         "[search] warmup_ratio must be below 1, not 1.0",
         "[search] weight_decay: a range with log begins above 0 and has no step",
-        "[search] word_dropout must be a list, or a table of low and high, and log or step, not {'low': 0.0, 'most': 0.3}",
+        "[search] word_dropout must be a list, or a table of low and high, and log or step, not {'most': 0.3}",
     ]
     with pytest.raises(InputError, match=r"\[search\] names no setting"):
         space({}, train_config())
@@ -397,25 +397,29 @@ REAL = {
 SETTINGS = SearchConfig(trials=12)
 
 
-def no_curves() -> contextlib.AbstractContextManager:
-    """Draw nothing, which takes half of a trial's time."""
-    return mock.patch.object(fit.curve, "draw")
+@contextlib.contextmanager
+def lightly() -> Iterator[None]:
+    """Leave out what takes most of a tiny trial's time: its picture, and garbage sought among PyTorch's own objects."""
+    gc.freeze()
+    with mock.patch.object(fit.curve, "draw"):
+        yield
+    gc.unfreeze()
 
 
 def real(tiny_settings: dict, out: Path) -> TrainConfig:
-    return TrainConfig(**{**tiny_settings, "out": out, "save_steps": 4})
+    return TrainConfig(**{**tiny_settings, "out": out, "save_steps": 8})
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_settings, tmp_path_factory) -> tuple[Path, dict]:
     """Return the folder of a search that nothing interrupted, and what it returned."""
     out = tmp_path_factory.mktemp("search") / "whole"
-    with on_one_thread(), no_curves():
+    with on_one_thread(), lightly():
         return out, search(real(tiny_settings, out), SETTINGS, REAL)
 
 
 def search_in_a_process(config: TrainConfig, log: Path) -> None:
-    with on_one_thread(), no_curves(), log.open("a", buffering=1) as file:
+    with on_one_thread(), lightly(), log.open("a", buffering=1) as file:
         search(config, SETTINGS, REAL, resume=True, log=lambda line: print(line, file=file))
 
 
@@ -444,7 +448,7 @@ def test_a_killed_process_loses_no_trial_and_runs_none_twice(processes, tiny_set
         assert process.exitcode == -9
         process.close()
     told = []
-    with no_curves():
+    with lightly():
         found = search(real(tiny_settings, out), SETTINGS, REAL, resume=True, log=told.append)
     assert found_in(found) == found_in(whole[1])
     assert furthest_apart(out / "best", whole[0] / "best") == 0

@@ -10,7 +10,6 @@ moment goes on with the trial that was running, and no trial is lost or run twic
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import shutil
 import time
@@ -130,7 +129,6 @@ def _run_all(
         score = "no score" if last.value is None else f"{TASKS[config.task].metric} {last.value:.4f}"
         said = f"; best is trial {best}, {study.trials[best].value:.4f}" if best is not None else ""
         say(f"trial {number} {results.STATES[last.state]}: {score}{said}")
-        gc.collect()
     _tidy(study, config, settings)
 
 
