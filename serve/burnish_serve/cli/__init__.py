@@ -16,7 +16,7 @@ import click
 VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
     "pretrain": "make an encoder from nothing but texts; writes a model folder",
-    "search": "try settings of training on dev rows; writes the best as a recipe and a checkpoint",
+    "search": "try settings of training; writes the best as a recipe",
     "soup": "average the weights of checkpoints into one",
     "export": "turn a checkpoint into an optimized, quantized, proven bundle",
     "predict": "answer the rows of a file, or texts",

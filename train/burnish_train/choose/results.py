@@ -98,6 +98,7 @@ def write(out: Path, found: Sequence[Mapping[str, Any]], said: str) -> None:
 def draw(study: optuna.Study, path: Path, metric: str) -> None:
     """Draw the score over trials with the best so far, and the score against each setting, into a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     trials = [trial for trial in study.trials if trial.value is not None]
     distributions = dict(sorted(trials[0].distributions.items()))
@@ -111,7 +112,7 @@ def draw(study: optuna.Study, path: Path, metric: str) -> None:
     first.step([trial.number for trial in whole], best, where="post", color="tab:green", label="best so far")
     first.set_xlabel("trial")
     first.set_ylabel(f"dev {metric}")
-    first.xaxis.get_major_locator().set_params(integer=True)
+    first.xaxis.set_major_locator(MaxNLocator(integer=True))
     first.legend()
     for number, (name, drawn) in enumerate(distributions.items()):
         axes = figure.add_subplot(places[1 + number // PLOTS_A_LINE, number % PLOTS_A_LINE], sharey=first)

@@ -135,7 +135,7 @@ def _run_all(
 def _tidy(study: optuna.Study, config: TrainConfig, settings: SearchConfig) -> None:
     finished = len(study.trials)
     best = best_number(study)
-    tidy(config.out, finished, range(finished) if settings.keep_all else {best})
+    tidy(config.out, finished, range(finished) if settings.keep_all else () if best is None else (best,))
 
 
 def _run(study: optuna.Study, trial: optuna.Trial, config: TrainConfig) -> None:

@@ -18,7 +18,7 @@ from burnish_train.choose.config import SHARED, SearchConfig
 from burnish_train.config import TrainConfig, read_recipe
 
 
-@click.command(short_help="try settings of training on dev rows; writes the best as a recipe and a checkpoint")
+@click.command(short_help="try settings of training; writes the best as a recipe")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.toml]")
 @flags(TrainConfig, without=[field.name for field in dataclasses.fields(TrainConfig) if field.name not in SHARED])
 @flags(SearchConfig)
