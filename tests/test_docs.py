@@ -40,7 +40,7 @@ CHINESE = ROOT / "README.zh.md"
 LOGS = [ROOT / "CHANGELOG.md", ROOT / "bench" / "LOG.md"]
 PAGES = [README, CHINESE, CONTRIBUTING, *LOGS, *sorted((ROOT / "docs").glob("*.md"))]
 PARSED_ONLY = ROOT / "docs" / "results.md"
-SLOW_VERBS = {"train", "pretrain", "cross-validate", "soup", "export"}
+SLOW_VERBS = {"train", "search", "pretrain", "cross-validate", "soup", "compress", "export"}
 # Put behind a line's own flags: as few measurements as there can be.
 QUICK = {name: ["--seconds", "0", "--rounds", "1"] for name in ("bench", "tune")} | {"export": ["--seconds", "0.01"]}
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from burnish_serve.config import to_dict
 from burnish_serve.errors import InputError
 from burnish_train import TrainConfig, train
+from burnish_train.choose.space import read_table, space
 from burnish_train.cli import train as command_train
 from burnish_train.config import read_recipe
 from tiny_model import make_encoder
@@ -28,7 +29,10 @@ def test_every_recipe_loads():
         config = read_recipe(path, model="encoder", train="train.jsonl", out="runs/a")
         assert config.out == Path("runs/a")
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        assert first.startswith(f"# burnish train {path.relative_to(RECIPES.parents[1]).as_posix()} "), path
+        verb = "search" if read_table(path) else "train"
+        assert first.startswith(f"# burnish {verb} {path.relative_to(RECIPES.parents[1]).as_posix()} "), path
+        if verb == "search":
+            assert space(read_table(path), config)
 
 
 def test_unknown_keys_of_a_recipe_are_all_said_at_once(tmp_path):

@@ -27,7 +27,7 @@ import click
 
 from burnish_serve.errors import InputError
 
-__all__ = ["configure", "dataclass", "flags", "read_toml", "setting", "to_dict"]
+__all__ = ["check", "configure", "dataclass", "flags", "read_toml", "setting", "to_dict"]
 
 Config = TypeVar("Config")
 
@@ -137,6 +137,12 @@ def configure(config: type[Config], values: Mapping[str, Any], *, source: str = 
     if problems:
         raise InputError((f"{source}: " if source else "") + "; ".join(problems))
     return config(**final)
+
+
+def check(config: type[Any], name: str, value: Any) -> tuple[Any, str | None]:
+    """Return a value of one setting in the setting's type, and what is wrong with it; None where nothing is."""
+    (item,) = (item for item in dataclasses.fields(config) if item.name == name)
+    return _checked(name, value, typing.get_type_hints(config)[name], item.metadata)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

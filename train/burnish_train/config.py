@@ -16,6 +16,9 @@ from burnish_serve.text import ON_LONG
 from burnish_train.allowed import check
 from burnish_train.methods.names import OPTIMIZERS, SCHEDULES
 
+SEARCH = "search"
+"""The table of a recipe that is no setting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -191,4 +194,6 @@ def read_recipe(path: Path | None, **given: Any) -> TrainConfig:
         InputError: with all that is wrong in both.
     """
     values = read_toml(path) if path else {}
+    if isinstance(values.get(SEARCH), dict):
+        del values[SEARCH]  # what `burnish search` draws settings from
     return configure(TrainConfig, values, source=str(path) if path else "", **given)

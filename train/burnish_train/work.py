@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from burnish_serve.config import to_dict
 from burnish_serve.errors import InputError
+from burnish_serve.writing import write_text
 from burnish_train import checkpoint
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits
@@ -63,7 +64,7 @@ def keep_settings(work: Path, settings: dict[str, Any], *, begun: bool) -> None:
         if changed:
             listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
             raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
-    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(settings, indent=1))
 
 
 def check_place(out: Path, *, overwrite: bool, record: str = checkpoint.RECORD, what: str = "a checkpoint") -> None:

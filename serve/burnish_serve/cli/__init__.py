@@ -16,9 +16,11 @@ import click
 VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
     "pretrain": "make an encoder from nothing but texts; writes a model folder",
+    "search": "try settings of training; writes the best as a recipe",
     "cross-validate": "score a recipe on folds of its rows, each answered by a model without it",
     "audit": "find what is likely wrong in labelled rows",
     "soup": "average the weights of checkpoints into one",
+    "compress": "make a checkpoint smaller: students that are fast and good enough",
     "export": "turn a checkpoint into an optimized, quantized, proven bundle",
     "predict": "answer the rows of a file, or texts",
     "serve": "answer over HTTP",

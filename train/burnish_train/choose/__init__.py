@@ -1,1 +1,1 @@
-"""Which settings to believe: what a choice between them rests on."""
+"""Choosing settings: cross-validation and search."""
