@@ -102,7 +102,7 @@ def read_splits(config: TrainConfig) -> Splits:
     warnings += _label_warnings(splits["train"], task)
     unlabelled = read_unlabelled(config.unlabelled, config) if config.unlabelled else ()
     if unlabelled:
-        about = {"source": config.unlabelled, "sha256": _sha256(unlabelled), "rows": len(unlabelled)}
+        about = {"source": config.unlabelled, "sha256": sha256(unlabelled), "rows": len(unlabelled)}
         sources["unlabelled"] = about
     if "dev" not in splits:
         splits["train"], splits["dev"] = cut_dev(splits["train"], config.dev_fraction, config.seed)

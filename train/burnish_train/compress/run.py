@@ -144,7 +144,7 @@ def _try(
     out = work / name
     if not (out / checkpoint.RECORD).is_file():
         say(f"training {student.layers} layers with {student.feed_forward:.0%} of their feed-forward")
-        own = {"keep_layers": student.layers, "keep_feed_forward": student.feed_forward, "out": out}
+        own: dict[str, Any] = {"keep_layers": student.layers, "keep_feed_forward": student.feed_forward, "out": out}
         fit.train(dataclasses.replace(settings, **own), resume=True, log=say)
     bundle = _bundle(out, work / f"{name}-bundle", say)
     return _measured(name, bundle, teacher, dev, checkpoint.read_record(out)["seconds"])

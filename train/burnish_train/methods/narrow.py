@@ -37,9 +37,10 @@ def narrow(model: Any, share: float, read: Callable[[], object]) -> int:
     encoder = encoder_of(model)
     key = next((name for name in WIDTHS if hasattr(encoder.config, name)), "")
     width = getattr(encoder.config, key, 0)
-    pairs = [_pair(layer, width) for layer in layers_of(model)]
+    layers = layers_of(model)
+    pairs = [pair for layer in layers if (pair := _pair(layer, width))]
     count = min(width, max(MULTIPLE, round(width * share / MULTIPLE) * MULTIPLE))
-    if not all(pairs):
+    if len(pairs) < len(layers):
         raise InputError(
             f"keep_feed_forward: {type(encoder).__name__} has another feed-forward than two linear layers; "
             "keep_layers makes it smaller too"
