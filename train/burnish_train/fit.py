@@ -19,24 +19,25 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers.trainer_utils import get_last_checkpoint
 
 from burnish_serve import machine
 from burnish_serve.config import to_dict
 from burnish_serve.errors import BurnishError, InputError
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, task_named
-from burnish_train import checkpoint, curve
+from burnish_train import checkpoint, curve, faults
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
 from burnish_train.deadline import Deadline
 from burnish_train.device import use_bf16, use_cuda
 from burnish_train.heads import PooledClassifier
+from burnish_train.insight import report
+from burnish_train.insight.answered import Answered
 from burnish_train.kinds import KINDS
 from burnish_train.progress import SaveEvery, StepBar
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
-from burnish_train.work import disk_is_full, prepare
+from burnish_train.work import last_whole, prepare
 
 # Steps between two points of the curve at the most, where the clock may end a run after few.
 TIMED_LOGS = 20
@@ -97,14 +98,11 @@ def train(
     try:
         return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, bf16=bf16)
     except BaseException as error:  # Ctrl-C too
-        saved = get_last_checkpoint(str(work)) if work.is_dir() else None
+        saved = last_whole(work)
         if saved is None and isinstance(error, InputError):  # nothing to go on from
             shutil.rmtree(work, ignore_errors=True)
-        if disk_is_full(error):
-            raise BurnishError(
-                f"the disk of {work} is full; make room, and the same command with --resume goes on from "
-                f"{saved or 'the start'}"
-            ) from error
+        if told := faults.explained(error, config, work, saved):
+            raise BurnishError(told) from error
         raise
 
 
@@ -164,7 +162,7 @@ def _run(
     try:
         trainer.train(resume_from_checkpoint=last)
     except KeyboardInterrupt as error:
-        saved = get_last_checkpoint(str(work)) or "none yet, so it starts again"
+        saved = last_whole(work) or "none yet, so it starts again"
         raise BurnishError(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
             f"{saved}; the same command with --resume goes on"
@@ -212,6 +210,7 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
         logging_strategy="steps",
+        logging_nan_inf_filter=False,  # a loss that is no number ends the run; see `burnish_train.faults`
         average_tokens_across_devices=False,
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
     )
@@ -252,8 +251,11 @@ def write_result(
     final.mkdir()
     runner, task = trainer.runner, trainer.runner.task
     trainer.model.eval()
-    answers = {"dev": trainer.target.answered(runner, trainer.dev_asked, splits.dev)}  # fits the decoding first
-    answers["test"] = runner.answers(runner.examine([example.asked for example in splits.test]))
+    dev = Answered.of(trainer.target, runner, trainer.dev_asked, splits.dev, splits.train)  # fits the decoding first
+    metrics = {"dev": dev.metrics} if splits.dev else {}
+    if splits.test:
+        answers = runner.answers(runner.examine([example.asked for example in splits.test]))
+        metrics["test"] = task.score([row.right for row in splits.test], answers, runner.reading)
     points = curve.points(trainer.state.log_history)
     record: dict[str, Any] = {
         "task": config.task,
@@ -271,11 +273,7 @@ def write_result(
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "precision": "bf16" if trainer.args.bf16 else "fp32",
-        "metrics": {
-            name: task.score([row.right for row in rows], answers[name], runner.reading)
-            for name, rows in (("dev", splits.dev), ("test", splits.test))
-            if rows
-        },
+        "metrics": metrics,
         "curve": points,
         "machine": machine.description(),
         "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
@@ -285,6 +283,7 @@ def write_result(
         trainer.model.config.update(dict(origin.model))
     record["seconds"] = round(time.perf_counter() - started, 1)
     curve.draw(points, final / "curve.png", task.metric)
+    report.write(final / "report.html", record, dev)
     sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
     rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}
     as_rows = {name: [row.as_row(task) for row in some] for name, some in rows.items()}

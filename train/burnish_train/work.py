@@ -7,7 +7,6 @@ Trainer's checkpoints stand in it. A run is only taken up with the settings and 
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -49,11 +48,17 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
         if changed:
             listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
             raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
-    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    else:  # never written twice: a full disk would leave it empty
+        path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    return last_whole(work)
+
+
+def last_whole(work: Path) -> str | None:
+    """Return the last of Trainer's checkpoints that were written to their end; what a full disk cut off is removed."""
     for folder in work.glob("checkpoint-*"):
         if not _is_whole(folder):
             shutil.rmtree(folder)
-    return get_last_checkpoint(str(work))
+    return get_last_checkpoint(str(work)) if work.is_dir() else None
 
 
 def check_place(out: Path, *, overwrite: bool) -> None:
@@ -75,10 +80,3 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Return whether an error means a full disk; PyTorch's own says "unexpected pos" and names no disk."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOSPC
-    return "No space left on device" in str(error) or "inline_container.cc" in str(error)

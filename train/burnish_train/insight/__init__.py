@@ -1,0 +1,1 @@
+"""What a model and its rows tell: explanations, audits, reports."""
