@@ -1,4 +1,4 @@
-"""What ends a run in its middle, told with what to do about it: a loss that is no number, no more memory, a full disk.
+"""What ends a run in its middle, and what to do about it: a loss that is no number, no more memory, a full disk.
 
 >>> explained(MemoryError(), config, Path("runs/a.partial"), None)  # doctest: +SKIP
 'out of memory: lower --per-device-train-batch-size from 32 to 16 …'
@@ -28,8 +28,9 @@ SHOWN, MOST_ROWS = 80, 32
 class FiniteLoss(transformers.TrainerCallback):
     """Ends a run whose loss or gradient is not finite, before weights that came of it are saved.
 
-    On a CPU each step is looked at. A GPU would have to be waited for, so what it found is looked at where Trainer waits
-    for it anyway: at the next point of the curve, evaluation or checkpoint. The step that is told is the right one.
+    On a CPU each step is looked at. A GPU would have to be waited for, so what it found is looked at where Trainer
+    waits for it anyway: at the next point of the curve, evaluation or checkpoint. The step that is told is still the
+    right one.
 
     Args:
         texts_of: from ids ``[windows, length]`` to the texts of the rows that they come from.
@@ -60,9 +61,9 @@ class FiniteLoss(transformers.TrainerCallback):
             return
         first = int((~values.isfinite()).nonzero()[0])
         step, name, _, batch = seen[first]
-        batches = [
-            ids for when, _, _, ids in seen if ids is not None and (ids is batch or (batch is None and when == step))
-        ]
+        batches = (
+            [batch] if batch is not None else [ids for when, _, _, ids in seen if when == step and ids is not None]
+        )
         texts = list(dict.fromkeys(text for ids in batches for text in self._texts_of(ids)))
         rows = "; ".join(repr(text[:SHOWN]) for text in texts[:MOST_ROWS])
         more = f" and {len(texts) - MOST_ROWS} more" * (len(texts) > MOST_ROWS)
@@ -71,8 +72,8 @@ class FiniteLoss(transformers.TrainerCallback):
         left = f"{saved} is the last good checkpoint, and" if saved else "there is no checkpoint yet, and"
         raise BurnishError(
             f"the {name} is {float(values[first])} at step {step} of {state.max_steps}; try a lower --learning-rate "
-            f"(it is {args.learning_rate:g}){precision} or a smaller --max-grad-norm (it is {args.max_grad_norm:g}), with "
-            f"--overwrite to start again; {left} --resume with the same settings would come to the same; "
+            f"(it is {args.learning_rate:g}){precision} or a smaller --max-grad-norm (it is {args.max_grad_norm:g}), "
+            f"with --overwrite to start again; {left} --resume with the same settings would come to the same; "
             f"the rows of that step: {rows}{more}"
         )
 
@@ -137,7 +138,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Return whether an error means a full disk; PyTorch's own says "unexpected pos" and names no disk."""
+    """Return whether an error means a full disk; PyTorch's own, in two kinds, name no disk."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC
-    return "No space left on device" in str(error) or "inline_container.cc" in str(error)
+    return any(said in str(error) for said in ("No space left on device", "inline_container.cc", "iostream error"))

@@ -36,7 +36,7 @@ def confusion(dev: Answered) -> Section:
     said = f"{len(right)} dev rows, {wrong} of them answered wrongly; a line is what is right, a column the answer."
     parts = [paragraph(said)]
     if len(labels) <= FEW:
-        rows = [
+        rows: list[list[Cell]] = [
             [label, *(Shaded(int(count), count / max(1, line.sum())) for count in line)]
             for label, line in zip(labels, counts, strict=True)
         ]
@@ -48,7 +48,7 @@ def confusion(dev: Answered) -> Section:
         told = f"Confusion matrix of {len(labels)} labels, the darker the greater the share; the table has its errors"
         parts.append(figure(drawn, "Blue where answers are right, orange where they are wrong.", told, large=True))
     pairs = confused(right, found)
-    lines = [
+    lines: list[list[Cell]] = [
         [one, other, len(rows), rows[0] + 1, shortened(dev.told_text(rows[0]), 160)]
         for one, other, rows in pairs[:PAIRS]
     ]
@@ -112,8 +112,8 @@ def calibration(dev: Answered) -> Section:
     if temperature != 1:
         said += f" The temperature fitted on these rows is {number(temperature)}."
     drawn = plots.svg(lambda axes: plots.reliability(axes, found), "reliability")
-    rows = [[way, *one] for way, some in found.items() for one in some]
-    listed = table("Answers by their score", ["temperature", "mean score", "share right", "rows"], rows)
+    rows: list[list[Cell]] = [[*one, way] for way, some in found.items() for one in some]
+    listed = table("Answers by their score", ["mean score", "share right", "rows", "temperature"], rows)
     picture = figure(drawn, "Under the dotted line answers are surer than they should be.", f"Reliability. {said}")
     return Section("Calibration", [paragraph(said), side([picture, listed])])
 

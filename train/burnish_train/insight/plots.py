@@ -115,8 +115,8 @@ def matrix(axes: Any, counts: Any, labels: Sequence[str]) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     paint = np.zeros((*counts.shape, 4))
     paint[..., :3] = (0.25, 0.5, 0.85)  # seen well on light and on dark paper
-    paint[counts > 0] += (0, 0, 0, 0.15)
-    paint[..., 3] += 0.85 * shares
+    paint[counts > 0] += (0, 0, 0, 0.35)
+    paint[..., 3] += 0.65 * shares
     wrong = (counts > 0) & ~np.eye(len(counts), dtype=bool)
     paint[wrong, :3] = (0.85, 0.4, 0.15)
     axes.imshow(paint, interpolation="none")
