@@ -126,6 +126,7 @@ def test_losses_of_a_gpu_are_looked_at_where_it_is_waited_for_anyway(tmp_path):
     control = type("Control", (), {"should_log": False, "should_save": False, "should_evaluate": False})
     for step in range(1, 6):
         loss = torch.tensor(float("nan") if step > 3 else 1.0)
+        looked.watch(step, "loss", torch.tensor(1.0), torch.tensor([[10 * step]]))  # another batch of the step
         looked.watch(step, "loss", loss, torch.tensor([[step]]))
     held, looked._seen = looked._seen, [(1, "loss", torch.empty((), device="meta"), None)]
     looked.on_step_end(args, state, control)

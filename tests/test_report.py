@@ -380,13 +380,13 @@ def test_a_page_reads_well_at_any_width_and_asks_nobody(tmp_path, record):
         asked: list[str] = []
         inks = []
         for scheme in ("light", "dark"):
-            with browser.new_context(color_scheme=scheme, viewport={"width": 400, "height": 800}) as context:
+            with browser.new_context(color_scheme=scheme, viewport={"width": 320, "height": 800}) as context:
                 page = context.new_page()
                 page.on("request", lambda request: asked.append(request.url))
                 page.on("pageerror", lambda error: asked.append(str(error)))
                 page.on("console", lambda message: asked.append(message.text))
                 page.goto(path.as_uri())
-                assert page.evaluate("document.documentElement.scrollWidth") <= 400
+                assert page.evaluate("document.documentElement.scrollWidth") <= 320
                 assert page.get_by_role("img").count() == 5
                 assert page.get_by_role("row", name="accuracy").count() == 1
                 inks.append(page.evaluate("getComputedStyle(document.querySelector('svg text')).fill"))

@@ -27,7 +27,6 @@ nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-sty
 a { color: var(--one) }
 :focus-visible { outline: 3px solid var(--two); outline-offset: 2px }
 .side { display: grid; gap: 1rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)) }
-.side > div { min-width: 0 }
 .wide { overflow-x: auto; margin: .5rem 0; scrollbar-width: thin }
 figure { margin: .5rem 0 }
 figure svg { display: block; width: 100%; height: auto; max-width: 44rem }
