@@ -39,7 +39,7 @@ tbody th { font-weight: 400 }
 thead th { white-space: nowrap }
 .number { text-align: end; white-space: nowrap }
 .text { min-width: 13rem; max-width: 32rem; white-space: pre-line; overflow-wrap: break-word }
-@media (max-width: 40rem) { tbody th, .text { min-width: 8rem; overflow-wrap: anywhere } }
+@media (max-width: 40rem) { tbody th:not(.number) { min-width: 10rem; overflow-wrap: anywhere } }
 .bar { display: block; width: 9rem; height: .8rem; margin-top: .35rem; background: var(--soft) }
 .bar i { display: block; height: 100%; background: var(--one) }
 .cell { text-align: end; background: color-mix(in srgb, var(--one) calc(var(--share) * 45%), transparent) }
