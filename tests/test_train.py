@@ -208,7 +208,7 @@ def test_early_stopping_stops_when_dev_gets_no_better(train_config, tmp_path, pa
 def test_the_best_epoch_is_kept_and_not_the_last(train_config, tmp_path, monkeypatch):
     scores = iter([0.5, 0.9, 0.7, 0.6, 0.9])  # the last is of the weights that were kept
     task = fit.task_named("text-classification")
-    scored = type(task)(**{**vars(task), "score": lambda *_: {"accuracy": next(scores)}})
+    scored = type(task)(**{**vars(task), "score": lambda *_: {"accuracy": next(scores), "per_class": {}}})
     monkeypatch.setattr(fit, "task_named", lambda name: scored)
     seen = {}
 

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from burnish_serve.errors import BurnishError, InputError
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, task_named
-from burnish_train import checkpoint, processes
+from burnish_train import checkpoint, faults, processes
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
 from burnish_train.deadline import Deadline
@@ -38,7 +38,7 @@ from burnish_train.progress import SaveEvery, StepBar
 from burnish_train.result import write_result
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
-from burnish_train.work import disk_is_full, prepare
+from burnish_train.work import last_whole, prepare
 
 # Steps between two points of the curve at the most, where the clock may end a run after few.
 TIMED_LOGS = 20
@@ -103,14 +103,11 @@ def train(
     try:
         return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, precision=precision)
     except BaseException as error:  # Ctrl-C too
-        saved = get_last_checkpoint(str(work)) if work.is_dir() else None
+        saved = last_whole(work)
         if saved is None and isinstance(error, InputError):  # nothing to go on from
             shutil.rmtree(work, ignore_errors=True)
-        if disk_is_full(error):
-            raise BurnishError(
-                f"the disk of {work} is full; make room, and the same command with --resume goes on from "
-                f"{saved or 'the start'}"
-            ) from error
+        if told := faults.explained(error, config, work, saved):
+            raise BurnishError(told) from error
         raise
 
 
@@ -183,7 +180,7 @@ def _run(
     try:
         trainer.train(resume_from_checkpoint=last)
     except KeyboardInterrupt as error:
-        saved = get_last_checkpoint(str(work)) or "none yet, so it starts again"
+        saved = last_whole(work) or "none yet, so it starts again"
         raise BurnishError(
             f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
             f"{saved}; the same command with --resume goes on"
@@ -244,6 +241,7 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
         logging_strategy="steps",
+        logging_nan_inf_filter=False,  # a loss that is no number ends the run; see `burnish_train.faults`
         average_tokens_across_devices=False,
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
     )

@@ -19,6 +19,8 @@ from burnish_serve.config import to_dict
 from burnish_train import checkpoint, curve
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits
+from burnish_train.insight import report
+from burnish_train.insight.answered import Answered
 from burnish_train.trainer import TaskTrainer
 
 
@@ -50,8 +52,11 @@ def write_result(
     final.mkdir()
     runner, task = trainer.runner, trainer.runner.task
     trainer.model.eval()
-    answers = {"dev": trainer.target.answered(runner, trainer.dev_asked, splits.dev)}  # fits the decoding first
-    answers["test"] = runner.answers(runner.examine([example.asked for example in splits.test]))
+    dev = Answered.of(trainer.target, runner, trainer.dev_asked, splits.dev, splits.train)  # fits the decoding first
+    metrics = {"dev": dev.metrics} if splits.dev else {}
+    if splits.test:
+        answers = runner.answers(runner.examine([example.asked for example in splits.test]))
+        metrics["test"] = task.score([row.right for row in splits.test], answers, runner.reading)
     points = curve.points(trainer.state.log_history)
     record: dict[str, Any] = {
         "task": config.task,
@@ -69,11 +74,7 @@ def write_result(
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step or trainer.state.global_step,
         "precision": next((name for name in ("bf16", "fp16") if getattr(trainer.args, name)), "fp32"),
-        "metrics": {
-            name: task.score([row.right for row in rows], answers[name], runner.reading)
-            for name, rows in (("dev", splits.dev), ("test", splits.test))
-            if rows
-        },
+        "metrics": metrics,
         "curve": points,
         "machine": machine.description(),
         "versions": {name: machine.version(name) for name in ("burnish", "torch", "transformers", "accelerate")},
@@ -81,6 +82,7 @@ def write_result(
     record |= own
     record["seconds"] = round(time.perf_counter() - started, 1)
     curve.draw(points, final / "curve.png", task.metric)
+    report.write(final / "report.html", record, dev)
     sample = np.random.default_rng(config.seed).permutation(len(splits.train))[: checkpoint.CALIBRATION_ROWS]
     rows = {"dev.jsonl": splits.dev, "calibration.jsonl": [splits.train[i] for i in sorted(sample)]}
     as_rows = {name: [row.as_row(task) for row in some] for name, some in rows.items()}

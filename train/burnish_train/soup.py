@@ -28,6 +28,8 @@ from burnish_train import checkpoint
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example, read_examples
 from burnish_train.device import use_cuda
+from burnish_train.insight import report
+from burnish_train.insight.answered import Answered
 from burnish_train.kinds import KINDS
 from burnish_train.targets import Target
 from burnish_train.work import check_place
@@ -129,11 +131,11 @@ class Bowl:
     def scores(self, members: Sequence[int]) -> dict[str, Any]:
         """Return the scores of the mean of some members on the dev rows; model and decoding are theirs from then on."""
         self.model.load_state_dict(self._mean(members))
-        answers = self.target.answered(self.runner, self.asked, self.rows)
+        self.dev = Answered.of(self.target, self.runner, self.asked, self.rows)
         if self.range:  # that of all train rows
             decoding = dataclasses.replace(self.runner.reading.decoding, score_range=self.range)
             self.runner.reading = self.runner.reading.with_decoding(decoding)
-        return self.runner.task.score([row.right for row in self.rows], answers, self.runner.reading)
+        return self.dev.metrics
 
     def _mean(self, members: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return the mean of the members' weights; what is no number of floating point is that of the first."""
@@ -200,6 +202,7 @@ def _write(out: Path, first: Path, bowl: Bowl, record: dict[str, Any]) -> None:
             "calibration.jsonl": [row for _, row in read_rows(str(first / "calibration.jsonl"))],
         }
         tokenizer = transformers.AutoTokenizer.from_pretrained(first)
+        report.write(work / "report.html", record, bowl.dev)
         checkpoint.write(work, tokenizer, bowl.model.cpu(), record, rows)
         if out.exists():
             shutil.rmtree(out)

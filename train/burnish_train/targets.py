@@ -80,11 +80,17 @@ class Target(abc.ABC):
 
     def answered(self, runner: Runner, asked: Sequence[Asked], examples: Sequence[Example]) -> list[Answer]:
         """Return the answers to dev rows, read with what is fitted on them; the runner reads with it from then on."""
-        if self.task.keep is not None:  # outputs too wide to be kept, and nothing to fit
-            return runner.answers(asked)
+        return self.read(runner, asked, examples)[0]
+
+    def read(
+        self, runner: Runner, asked: Sequence[Asked], examples: Sequence[Example]
+    ) -> tuple[list[Answer], Outputs | None]:
+        """Return what `answered` does, and the outputs that were read; None where these are too wide to be kept."""
+        if self.task.keep is not None:  # and nothing to fit
+            return runner.answers(asked), None
         outputs = runner.outputs(asked)
         runner.reading = runner.reading.with_decoding(self.fit(asked, outputs, examples))
-        return runner.decode(asked, outputs)
+        return runner.decode(asked, outputs), outputs
 
     def fit(self, asked: Sequence[Asked], outputs: Outputs, examples: Sequence[Example]) -> Decoding:
         """Return what turns outputs into answers best, on dev rows."""

@@ -22,6 +22,7 @@ from burnish_train import probe
 from burnish_train.data import Example
 from burnish_train.deadline import Deadline
 from burnish_train.dropout import FastDropout
+from burnish_train.faults import FiniteLoss, texts_of
 from burnish_train.losses import IGNORED
 from burnish_train.methods import contrast
 from burnish_train.methods.average import Average
@@ -77,6 +78,8 @@ class TaskTrainer(transformers.Trainer):
             eval_dataset=target.items(dev, self.dev_asked) if dev else None,
             **rest,
         )
+        self.finite = FiniteLoss(lambda ids: texts_of(ids, runner, train))
+        self.add_callback(self.finite)  # behind those that ask for checkpoints
 
     def get_train_dataloader(self) -> Any:
         """Return the batches of this process, in the order of `EpochBatches`."""
@@ -133,18 +136,26 @@ class TaskTrainer(transformers.Trainer):
         Where that is set, the batch is learned from a second time, with word vectors moved to where it hurts most
         (Miyato et al., 2017, arXiv:1605.07725).
         """
-        inputs = {**inputs, "input_ids": self._with_holes(inputs["input_ids"])}
+        ids = inputs["input_ids"]
+        inputs = {**inputs, "input_ids": self._with_holes(ids)}
         with self._dropout():
             loss = super().training_step(model, dict(inputs), *rest)
             if self.target.config.adversarial_epsilon:
                 words = model.get_input_embeddings().weight
                 with moved(words, self.target.config.adversarial_epsilon):
                     super().training_step(model, dict(inputs), *rest)
+        self.finite.watch(self.state.global_step + 1, "loss", loss, ids)
         return loss
 
     def _dropout(self) -> contextlib.AbstractContextManager[Any]:
         """Return the faster dropout; what is computed twice must drop the same, and is not seen by it again."""
         return contextlib.nullcontext() if self.target.config.gradient_checkpointing else FastDropout()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.scaler is None:  # which leaves out steps whose gradients are not finite
+            self.finite.watch(self.state.global_step + 1, "length of the gradient", torch.as_tensor(norm))
+        return norm
 
     def _with_holes(self, ids: torch.Tensor) -> torch.Tensor:
         """Return ids with a share of the ordinary tokens hidden behind the mask, other ones at each step."""

@@ -7,7 +7,6 @@ Trainer's checkpoints stand in it. A run is only taken up with the settings and 
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -45,10 +44,7 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
     except OSError as error:
         raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
     keep_settings(work, settings, begun=begun)
-    for folder in work.glob("checkpoint-*"):
-        if not _is_whole(folder):
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(work))
+    return last_whole(work)
 
 
 def keep_settings(work: Path, settings: dict[str, Any], *, begun: bool) -> None:
@@ -64,7 +60,16 @@ def keep_settings(work: Path, settings: dict[str, Any], *, begun: bool) -> None:
         if changed:
             listed = ", ".join(f"{key} was {before.get(key)!r} and is {settings[key]!r}" for key in changed)
             raise InputError(f"{work} was begun with other settings: {listed}; --overwrite starts again")
-    write_text(path, json.dumps(settings, indent=1))
+    else:  # never written twice: a full disk would leave it empty
+        write_text(path, json.dumps(settings, indent=1))
+
+
+def last_whole(work: Path) -> str | None:
+    """Return the last of Trainer's checkpoints that were written to their end; what a full disk cut off is removed."""
+    for folder in work.glob("checkpoint-*"):
+        if not _is_whole(folder):
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(work)) if work.is_dir() else None
 
 
 def check_place(out: Path, *, overwrite: bool, record: str = checkpoint.RECORD, what: str = "a checkpoint") -> None:
@@ -92,10 +97,3 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Return whether an error means a full disk; PyTorch's own says "unexpected pos" and names no disk."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOSPC
-    return "No space left on device" in str(error) or "inline_container.cc" in str(error)
