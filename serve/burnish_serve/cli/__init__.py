@@ -16,7 +16,7 @@ import click
 VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
     "pretrain": "make an encoder from nothing but texts; writes a model folder",
-    "cross-validate": "score a recipe on folds of its rows, each answered by a model without it",
+    "cross-validate": "score a recipe on folds of its rows",
     "audit": "find what is likely wrong in labelled rows",
     "soup": "average the weights of checkpoints into one",
     "export": "turn a checkpoint into an optimized, quantized, proven bundle",
