@@ -17,7 +17,7 @@ VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
     "pretrain": "make an encoder from nothing but texts; writes a model folder",
     "search": "try settings of training; writes the best as a recipe",
-    "cross-validate": "score a recipe on folds of its rows, each answered by a model without it",
+    "cross-validate": "score a recipe on folds of its rows",
     "audit": "find what is likely wrong in labelled rows",
     "soup": "average the weights of checkpoints into one",
     "compress": "make a checkpoint smaller: students that are fast and good enough",

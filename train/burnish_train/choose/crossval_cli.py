@@ -18,7 +18,7 @@ from burnish_train.choose.crossval_config import WITHOUT, FoldsConfig, read_sett
 from burnish_train.config import TrainConfig
 
 
-@click.command(short_help="score a recipe on folds of its rows, each answered by a model without it")
+@click.command(short_help="score a recipe on folds of its rows")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.toml]")
 @flags(FoldsConfig)
 @flags(TrainConfig, without=WITHOUT)
