@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from burnish_export import card
 from burnish_serve.cli import main
 from burnish_serve.writing import RowWriter
-from burnish_train import fit
+from burnish_train import curve
 from burnish_train.progress import StepBar
 from tiny_model import labelled_rows, write_rows
 
@@ -301,7 +301,7 @@ def test_a_full_disk_in_training_is_said_and_resume_goes_on(burnish, out, when, 
         elif when == "the weights":
             patch.setattr(transformers.modeling_utils, "safe_save_file", safetensors_on_a_full_disk)
         else:
-            patch.setattr(*((RowWriter, "write") if when == "the rows" else (fit.curve, "draw")), disk_is_full)
+            patch.setattr(*((RowWriter, "write") if when == "the rows" else (curve, "draw")), disk_is_full)
         result = burnish(line)
     assert result.exit_code == 1
     said = one_sentence(result.stderr)

@@ -321,7 +321,7 @@ def test_only_the_layers_that_are_named_get_them(model):
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_a_checkpoint_of_lora_is_as_any_other(make_checkpoint, tiny_checkpoint, mean_checkpoint, pooling):
-    folder = make_checkpoint(lora_rank=4, lora_dropout=0.1, pooling=pooling, learning_rate=1e-2, num_train_epochs=8.0)
+    folder = make_checkpoint(lora_rank=8, lora_dropout=0.1, pooling=pooling, learning_rate=1e-2, num_train_epochs=16.0)
     plain = {"first": tiny_checkpoint, "mean": mean_checkpoint}[pooling]
     assert weights(folder).keys() == weights(plain).keys()
     assert record_of(folder)["metrics"]["test"]["accuracy"] > 0.9

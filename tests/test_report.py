@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from burnish_serve import TASKS
 from burnish_serve.runner import Runner
 from burnish_serve.tasks import Decoding, Reading
-from burnish_train import TrainConfig, checkpoint, fit, train
+from burnish_train import TrainConfig, checkpoint, result, train
 from burnish_train.data import Example
 from burnish_train.insight import markup, plots
 from burnish_train.insight.answered import Answered
@@ -249,8 +249,8 @@ def test_every_task_leaves_a_page_with_its_hardest_rows(name, tiny_settings, tmp
     }
     settings = {**tiny_settings, "test": None, "max_length": 32, **way.settings, **files, "num_train_epochs": 1.0}
     seen, runs = [], []
-    own, outputs = fit.report.write, Runner.outputs
-    monkeypatch.setattr(fit.report, "write", lambda path, record, dev: (seen.append(dev), own(path, record, dev)))
+    own, outputs = result.report.write, Runner.outputs
+    monkeypatch.setattr(result.report, "write", lambda path, record, dev: (seen.append(dev), own(path, record, dev)))
     monkeypatch.setattr(Runner, "outputs", lambda self, asked: (runs.append(len(asked)), outputs(self, asked))[1])
     train(TrainConfig(**{**settings, "task": way.task, "out": tmp_path / "run"}))
     assert sum(runs) == 2 * 24, "the dev rows were answered once for the epoch, and once for the end"

@@ -91,7 +91,7 @@ def soup(checkpoints: tuple[Path, ...], out: Path, **given: Any) -> Report:
     return Report({"checkpoint": str(out), **record}, "\n".join(lines))
 
 
-@click.command(short_help="make a checkpoint smaller: students that are fast and good enough")
+@click.command(short_help="make a checkpoint smaller and faster")
 @click.argument("checkpoint", type=click.Path(path_type=Path), metavar="RUN")
 @flags(CompressConfig, without=("checkpoint",))
 @click.option("--overwrite", is_flag=True, help="replace what stands at --out")

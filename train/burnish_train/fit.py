@@ -131,7 +131,7 @@ def _run(
     kind = KINDS[config.task]
     labels = kind.labels_of(splits.names, config)
     tokenizer, model = checkpoint.load_encoder(name, task, labels, config.pooling)
-    place = work / f"tokenizer-{processes.number()}"
+    place = work / ("tokenizer" + (f"-{processes.number()}" if processes.number() else ""))
     place.mkdir(exist_ok=True)
     encoder = checkpoint.saved_tokenizer(
         task,

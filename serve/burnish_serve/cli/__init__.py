@@ -20,7 +20,7 @@ VERBS = {
     "cross-validate": "score a recipe on folds of its rows",
     "audit": "find what is likely wrong in labelled rows",
     "soup": "average the weights of checkpoints into one",
-    "compress": "make a checkpoint smaller: students that are fast and good enough",
+    "compress": "make a checkpoint smaller and faster",
     "export": "turn a checkpoint into an optimized, quantized, proven bundle",
     "predict": "answer the rows of a file, or texts",
     "serve": "answer over HTTP",
