@@ -201,7 +201,7 @@ def test_no_more_memory_says_what_to_lower_and_where_it_goes_on(train_config, at
         f"goes on from {saved}"
     )
     for error in REAL:
-        assert faults.explained(error, config, tmp_path, str(saved)) == str(caught.value)
+        assert str(faults.explained(error, config, tmp_path, str(saved))) == str(caught.value)
     told = []
     train(config, resume=True, log=told.append)
     assert f"going on from {saved}" in told

@@ -24,6 +24,7 @@ from burnish_train.choose.config import SearchConfig
 from burnish_train.choose.folder import held
 from burnish_train.choose.search import search
 from burnish_train.choose.study import opened
+from burnish_train.faults import UnfitError
 from training import found_in, record_of
 
 TABLE = {
@@ -231,7 +232,7 @@ def test_settings_that_do_not_go_together_and_scores_that_are_none_fail_alone(
 
     def run(config, **rest):
         if config.num_train_epochs == 5:
-            raise MemoryError
+            raise UnfitError("out of memory")
         record = own(config, **rest)
         if config.num_train_epochs == 3:
             record["metrics"]["dev"]["accuracy"] = math.nan

@@ -25,6 +25,10 @@ from burnish_train.work import last_whole
 SHOWN, MOST_ROWS = 80, 32
 
 
+class UnfitError(BurnishError):
+    """These settings cannot be learned with here: other ones can, and a search of settings goes on with them."""
+
+
 class FiniteLoss(transformers.TrainerCallback):
     """Ends a run whose loss or gradient is not finite, before weights that came of it are saved.
 
@@ -70,7 +74,7 @@ class FiniteLoss(transformers.TrainerCallback):
         precision = ", --precision fp32" * (args.bf16 or args.fp16)
         saved = last_whole(Path(args.output_dir))
         left = f"{saved} is the last good checkpoint, and" if saved else "there is no checkpoint yet, and"
-        raise BurnishError(
+        raise UnfitError(
             f"the {name} is {float(values[first])} at step {step} of {state.max_steps}; try a lower --learning-rate "
             f"(it is {args.learning_rate:g}){precision} or a smaller --max-grad-norm (it is {args.max_grad_norm:g}), "
             f"with --overwrite to start again; {left} --resume with the same settings would come to the same; "
@@ -102,8 +106,8 @@ def texts_of(ids: torch.Tensor, runner: Runner, rows: Sequence[Example]) -> list
     return found
 
 
-def explained(error: BaseException, config: TrainConfig, work: Path, saved: str | None) -> str | None:
-    """Return what to do about an error of the machine's, one sentence; None for any other error.
+def explained(error: BaseException, config: TrainConfig, work: Path, saved: str | None) -> BurnishError | None:
+    """Return the error that says what to do about one of the machine's; None for any other.
 
     Args:
         error: what was raised.
@@ -113,7 +117,7 @@ def explained(error: BaseException, config: TrainConfig, work: Path, saved: str 
     """
     goes_on = f"the same command with --resume goes on from {saved or 'the start'}"
     if disk_is_full(error):
-        return f"the disk of {work} is full; make room, and {goes_on}"
+        return BurnishError(f"the disk of {work} is full; make room, and {goes_on}")
     if not out_of_memory(error):
         return None
     size, steps = config.per_device_train_batch_size, getattr(config, "gradient_accumulation_steps", 1)
@@ -121,7 +125,7 @@ def explained(error: BaseException, config: TrainConfig, work: Path, saved: str 
         f"lower --per-device-train-batch-size from {size} to {size // 2} (with --gradient-accumulation-steps "
         f"{2 * steps} a step learns from as many rows), or "
     )
-    return (
+    return UnfitError(
         f"out of memory: {smaller * (size > 1)}lower --max-length (it is {config.max_length}), or give "
         f"--gradient-checkpointing, and --overwrite to start again with that; where the memory was taken by others, "
         f"{goes_on}"

@@ -107,7 +107,7 @@ def train(
         if saved is None and isinstance(error, InputError):  # nothing to go on from
             shutil.rmtree(work, ignore_errors=True)
         if told := faults.explained(error, config, work, saved):
-            raise BurnishError(told) from error
+            raise told from error
         raise
 
 

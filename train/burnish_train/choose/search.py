@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-import torch
 import transformers
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
@@ -33,6 +32,7 @@ from burnish_train.choose.space import grid, most_epochs, space
 from burnish_train.choose.study import best_number, finish, opened, suggest
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
+from burnish_train.faults import UnfitError
 
 NEW = {"out", "device"}  # what a resumed search may have otherwise
 
@@ -151,14 +151,10 @@ def _run(study: optuna.Study, trial: optuna.Trial, config: TrainConfig) -> None:
         state = TrialState.COMPLETE if math.isfinite(score) else TrialState.FAIL
     except optuna.TrialPruned:
         state, score = TrialState.PRUNED, watch.last
-    except (Unfit, MemoryError, torch.OutOfMemoryError) as error:  # these settings' own fault
-        about = {"error": str(error).splitlines()[0] if str(error) else "out of memory"}
+    except UnfitError as error:  # these settings' own fault
+        about = {"error": str(error).splitlines()[0]}
     about = {"seconds": round(time.perf_counter() - started, 1), **about}
     finish(study, trial, state, None if state == TrialState.FAIL else score, **about)
-
-
-class Unfit(Exception):  # noqa: N818  # it never leaves this file
-    """Settings that do not go together."""
 
 
 def _trained(trial: optuna.Trial, config: TrainConfig, watch: Watch) -> dict[str, Any]:
@@ -167,7 +163,7 @@ def _trained(trial: optuna.Trial, config: TrainConfig, watch: Watch) -> dict[str
     try:
         own = dataclasses.replace(config, out=out, **trial.params)
     except InputError as error:
-        raise Unfit(str(error)) from error
+        raise UnfitError(str(error)) from error
     if not (out / checkpoint.RECORD).is_file():
         return fit.train(own, resume=True, callbacks=[watch])
     record = checkpoint.read_record(out)
