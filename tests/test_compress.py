@@ -14,7 +14,7 @@ from burnish_serve.evaluation import evaluate, read_labelled
 from burnish_train.compress import run
 from burnish_train.compress.config import CompressConfig
 from burnish_train.compress.frontier import Tried, table, taken
-from burnish_train.compress.students import Student, students
+from burnish_train.compress.students import Student, smaller, students
 from training import record_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")
@@ -28,6 +28,15 @@ def test_students_come_from_the_largest_that_should_be_fast_enough():
     assert costs == sorted(costs, reverse=True)
     assert students(6, 1.0)[0] == Student(6, 1.0)
     assert not students(2, 9.0)
+
+
+def test_what_was_too_slow_tells_how_small_the_next_must_be():
+    left = students(6, 2.0)
+    assert smaller(left, 1.2) == left[1:], "fast enough and not good enough: the next one"
+    following = smaller(left, 0.87)
+    assert following[0] == Student(3, 0.5)
+    assert all(one.cost <= 0.87 * left[0].cost for one in following)
+    assert smaller(left, 0.1) == []
 
 
 def test_what_is_taken_is_the_best_of_those_that_are_enough():

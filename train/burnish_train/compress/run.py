@@ -27,7 +27,7 @@ from burnish_serve.timing import interleave, speedup
 from burnish_train import checkpoint, fit
 from burnish_train.compress.config import CompressConfig
 from burnish_train.compress.frontier import Tried, draw, table, taken
-from burnish_train.compress.students import Student, students
+from burnish_train.compress.students import Student, smaller, students
 from burnish_train.config import TrainConfig
 from burnish_train.data import read_splits
 from burnish_train.methods.depth import layers_of
@@ -75,11 +75,13 @@ def compress(
     say(f"teacher: {metric} {first.score:.4f}, {first.size_mb:.1f} MB")
     layers = len(layers_of(checkpoint.load_model(config.checkpoint)))
     tried, least = [first], first.score - config.max_drop
-    for student in students(layers, config.speedup)[: config.tries]:
-        tried.append(_try(student, settings, work, teacher, dev, say))
+    left = students(layers, config.speedup)
+    while left and len(tried) <= config.tries:
+        tried.append(_try(left[0], settings, work, teacher, dev, say))
         say(f"{tried[-1].name}: {metric} {tried[-1].score:.4f}, {tried[-1].speedup:.2f} times as fast")
         if taken(tried[1:], speedup=config.speedup, least=least):
             break
+        left = smaller(left, tried[-1].speedup / config.speedup)
     chosen = taken(tried[1:], speedup=config.speedup, least=least)
     found = {
         "checkpoint": str(config.checkpoint),

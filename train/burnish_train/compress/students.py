@@ -8,6 +8,7 @@ Student(layers=3, feed_forward=0.75)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
@@ -38,3 +39,13 @@ def students(layers: int, speedup: float) -> list[Student]:
     every = [Student(count, share) for count in range(1, layers + 1) for share in SHARES]
     most = Student(layers, 1.0).cost / speedup
     return sorted((one for one in every if one.cost <= most), key=lambda one: (-round(one.cost, 1), -one.layers))
+
+
+def smaller(left: Sequence[Student], reached: float) -> list[Student]:
+    """Return the students to try after the first of these, which reached a share of the speed that was asked for.
+
+    Where it was too slow, so would be all that compute nearly as much: how fast this machine is on these texts is
+    known now, and no guess any more.
+    """
+    most = left[0].cost * min(1.0, reached)
+    return [one for one in left[1:] if one.cost <= most]
