@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -50,7 +51,11 @@ def test_what_is_taken_is_the_best_of_those_that_are_enough():
 @pytest.fixture
 def quick(make_bundle, monkeypatch):
     """Export in this process, and let every student be twice as fast as its teacher."""
-    monkeypatch.setattr(run, "_bundle", lambda folder, *_: make_bundle(folder))
+
+    def copied(folder, out, _):
+        return shutil.copytree(make_bundle(folder), out, dirs_exist_ok=True)
+
+    monkeypatch.setattr(run, "_bundle", copied)
 
     def times(calls, **_):
         for call in calls.values():
@@ -60,13 +65,8 @@ def quick(make_bundle, monkeypatch):
     monkeypatch.setattr(run, "interleave", times)
 
 
-def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_path, monkeypatch, make_bundle, quick):
+def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_path, monkeypatch, quick):
     monkeypatch.setattr(run, "students", lambda layers, _: [Student(layers - 1, 1.0), Student(1, 0.5)])
-
-    def copied(folder, out, _):
-        return shutil.copytree(make_bundle(folder), out)
-
-    monkeypatch.setattr(run, "_bundle", copied)
     config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", speedup=2.0, max_drop=0.2, device="cpu")
     found = run.compress(config)
     assert found["taken"] == "1-layers-1"
@@ -103,6 +103,9 @@ def test_where_no_student_is_enough_nothing_is_written_and_all_that_was_done_is_
     with pytest.raises(QualityGateError):
         run.compress(config)
     assert (trained / "burnish.json").stat().st_mtime_ns == before, "it was not trained again"
+    with pytest.raises(InputError, match=r"num_train_epochs was 0\.0 and is 3\.0"):
+        run.compress(dataclasses.replace(config, num_train_epochs=3.0))
+    assert run.compress(dataclasses.replace(config, speedup=2.0, max_drop=1.0))["taken"] == "1-layers-1"
 
 
 def test_other_rows_than_the_teachers_are_refused(make_checkpoint, tiny_rows, tmp_path):

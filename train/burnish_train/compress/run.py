@@ -31,12 +31,14 @@ from burnish_train.compress.students import Student, smaller, students
 from burnish_train.config import TrainConfig
 from burnish_train.data import read_splits
 from burnish_train.methods.depth import layers_of
-from burnish_train.work import check_place
+from burnish_train.work import SETTINGS, check_place, keep_settings
 
 RESULT = "compression.json"
 ALPHA, TEMPERATURE = 0.9, 2.0
 EPOCHS, RATE = 2.0, 1.5
 """Of a student, in those of its teacher."""
+ASKED = ("speedup", "max_drop", "tries")
+"""What a run that is gone on with may ask for otherwise."""
 ROUNDS, SECONDS, TEXTS = 10, 5.0, 1000
 COMMAND = "from burnish_serve.cli import main; main()"
 """Export stands in a room of its own, which is asked as a user would ask it."""
@@ -51,7 +53,7 @@ def compress(
 
     Args:
         config: the settings.
-        overwrite: replace what stands at ``out``.
+        overwrite: replace what stands at ``out``, and begin anew.
         log: called with one line of text for each thing worth telling.
 
     Returns:
@@ -66,7 +68,10 @@ def compress(
     checkpoint.quiet()
     record = checkpoint.read_record(config.checkpoint)
     work = config.out.with_name(config.out.name + ".partial")
+    if overwrite:
+        shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
+    keep_settings(work, {k: v for k, v in to_dict(config).items() if k not in ASKED}, begun=True)
     dev = str(config.checkpoint / "dev.jsonl")
     metric = task_named(record["task"]).metric
     settings = _settings(config, record)
@@ -193,8 +198,9 @@ def _finish(config: CompressConfig, work: Path, name: str) -> None:
     for old, new in ((name, "checkpoint"), (f"{name}-bundle", "bundle")):
         (work / old).rename(work / new)
     for other in work.iterdir():
-        if other.name not in ("checkpoint", "bundle", RESULT, "frontier.png"):
+        if other.is_dir() and other.name not in ("checkpoint", "bundle"):
             shutil.rmtree(other)
+    (work / SETTINGS).unlink()
     if config.out.exists():
         shutil.rmtree(config.out)
     work.rename(config.out)
