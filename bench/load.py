@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import gc
 import itertools
 import json
@@ -154,15 +155,13 @@ async def sent(url: str, request: bytes) -> tuple[int, float]:
     """Send bytes as far as they are taken; return the answer's status, and seconds from the last byte to it."""
     reader, writer = await connected(url)
     answer = asyncio.ensure_future(reader.read(65_536))
-    try:
+    with contextlib.suppress(OSError):  # a refusal may close the connection before all was sent
         for start in range(0, len(request), PART):
-            if answer.done():  # refused before all was sent
+            if answer.done():
                 break
             writer.write(request[start : start + PART])
             await writer.drain()
             await asyncio.sleep(0)  # an answer may have come
-    except OSError:
-        pass
     last = time.perf_counter()
     try:
         head = await asyncio.wait_for(answer, 30)

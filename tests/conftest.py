@@ -109,6 +109,19 @@ def tiny_encoder(tmp_path_factory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("encoder") / "tiny-encoder")
 
 
+@pytest.fixture(params=["first", "mean"])
+def model(request, tiny_encoder):
+    """Return an untrained tiny model with the architecture's own head, or with ours."""
+    import transformers
+
+    from burnish_train.heads import PooledClassifier
+
+    config = transformers.AutoConfig.from_pretrained(tiny_encoder, num_labels=3)
+    if request.param == "first":
+        return transformers.AutoModelForSequenceClassification.from_pretrained(tiny_encoder, config=config)
+    return PooledClassifier(transformers.AutoModel.from_pretrained(tiny_encoder, config=config), 3, "mean")
+
+
 @pytest.fixture(scope="session")
 def tiny_rows(tmp_path_factory) -> Path:
     """Return a folder with ``train.jsonl`` (120 rows) and ``test.jsonl`` (60 rows); not to be written to."""
@@ -241,6 +254,14 @@ def data():
     if not folder.is_dir():
         pytest.skip("needs labelled data: make accept DATA=folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def banking77(data) -> Path:
+    """Return the folder of banking77's rows, where there is one."""
+    if not (data / "banking77").is_dir():
+        pytest.skip("needs banking77 in the labelled data: make accept DATA=folder")
+    return data / "banking77"
 
 
 @pytest.fixture(scope="session")

@@ -26,14 +26,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.data]
 SEEDS = (1, 2, 3)
 
 
-@pytest.fixture(scope="session")
-def banking77():
-    folder = Path(os.environ.get("BURNISH_DATA") or "no data") / "banking77"
-    if not folder.is_dir():
-        pytest.skip("needs labelled data: make accept DATA=folder")
-    return folder
-
-
 def train_arguments(data, out, seed):
     model = starter.encoder()
     return [

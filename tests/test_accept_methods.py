@@ -1,7 +1,6 @@
 """The long acceptance rows of training's methods, on banking77: `make accept DATA=folder`."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -18,14 +17,6 @@ from burnish_train import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 KILLS, KILLS_OF_A_RUN = 20, 5
-
-
-@pytest.fixture(scope="session")
-def banking77():
-    folder = Path(os.environ.get("BURNISH_DATA") or "no data") / "banking77"
-    if not folder.is_dir():
-        pytest.skip("needs labelled data: make accept DATA=folder")
-    return folder
 
 
 def intents(data, out, *more):

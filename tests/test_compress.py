@@ -95,6 +95,11 @@ def test_where_no_student_is_enough_nothing_is_written_and_all_that_was_done_is_
 ):
     monkeypatch.setattr(run, "students", lambda *_: [Student(1, 1.0)])
     config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", speedup=99.0, device="cpu")
+    monkeypatch.setattr(run, "students", students)
+    with pytest.raises(InputError, match="--speedup 99 is more than one layer"):
+        run.compress(config)
+    assert not config.out.with_name("small.partial").exists(), "it is said before anything is done"
+    monkeypatch.setattr(run, "students", lambda *_: [Student(1, 1.0)])
     with pytest.raises(QualityGateError, match=r"none of 1 students is 99\.0 times as fast"):
         run.compress(config)
     assert not config.out.exists()

@@ -1,8 +1,7 @@
-"""The methods of fine-tuning: what learns, how fast, and what is added to the loss, each against a sum by hand."""
+"""Which weights of a model learn, and how many it has: frozen, anew, fewer, narrower, LoRA."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 from types import SimpleNamespace
 
@@ -10,42 +9,22 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from burnish_serve.errors import InputError
-from burnish_train import TrainConfig, checkpoint, losses, train
-from burnish_train.heads import PooledClassifier
+from burnish_train import checkpoint, train
 from burnish_train.methods.depth import begin_anew, depths, freeze, keep_layers, spread
 from burnish_train.methods.lora import Adapter
-from burnish_train.methods.names import OPTIMIZERS, SCHEDULES
 from burnish_train.methods.narrow import narrow
-from burnish_train.methods.optimizer import parameter_groups
-from burnish_train.methods.schedule import WarmUp, schedule_for
 from burnish_train.methods.unfreezing import Unfreeze
-from burnish_train.targets import Classes
-from burnish_train.trainer import TaskTrainer
-from training import furthest_apart, record_of, weights
+from training import record_of, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(params=["first", "mean"])
-def model(request, tiny_encoder):
-    """Return a tiny model with the architecture's own head, or with ours."""
-    config = transformers.AutoConfig.from_pretrained(tiny_encoder, num_labels=3)
-    if request.param == "first":
-        return transformers.AutoModelForSequenceClassification.from_pretrained(tiny_encoder, config=config)
-    return PooledClassifier(transformers.AutoModel.from_pretrained(tiny_encoder, config=config), 3, "mean")
 
 
 def read_ids(seed: int = 0) -> dict[str, torch.Tensor]:
     ids = torch.randint(5, 60, (4, 9), generator=torch.Generator().manual_seed(seed))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-# What learns
 
 
 def test_depths_go_from_the_word_vectors_to_the_head(model):
@@ -198,101 +177,6 @@ def test_a_narrow_student_is_a_checkpoint_as_any_other(train_config, monkeypatch
     assert runner(["please wake me tomorrow"])[0]["label"] == "alarm"
 
 
-# How fast
-
-
-@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
-def test_every_weight_has_one_rate_which_falls_from_layer_to_layer(model, layer_decay):
-    names = {id(weight): name for name, weight in model.named_parameters()}
-    decayed = {name for name in names.values() if name.endswith("weight")}
-    groups = parameter_groups(model, decayed, rate=1e-3, weight_decay=0.1, layer_decay=layer_decay)
-    seen = [names[id(weight)] for group in groups for weight in group["params"]]
-    assert sorted(seen) == sorted(names.values())
-    for group in groups:
-        for weight in group["params"]:
-            name = names[id(weight)]
-            assert group["weight_decay"] == (0.1 if name in decayed else 0.0)
-            assert group["lr"] == pytest.approx(1e-3 * layer_decay ** (3 - depths(model)[name]))
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_each_optimizer_is_what_it_is_called_and_learns(train_config, name):
-    seen = []
-
-    class Watch(transformers.TrainerCallback):
-        def on_step_begin(self, args, state, control, optimizer=None, **_):
-            seen.append(optimizer)
-
-    record = train(train_config(optim=name, num_train_epochs=1.0, layer_lr_decay=0.9), callbacks=[Watch()])
-    kind = getattr(seen[0], "optimizer", seen[0])
-    assert type(kind).__name__.lower() == name.split("_")[0]
-    assert bool(kind.defaults.get("fused")) == name.endswith("fused")
-    assert len(kind.param_groups) == 8, "four depths, with and without decay"
-    assert record["curve"][0]["loss"] > 0
-
-
-def rates(name: str, steps: int, **settings) -> list[float]:
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
-    plan = schedule_for(name, optimizer, warmup=10, steps=steps, **settings)
-    found = []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        plan.step()
-    return found
-
-
-def test_rates_rise_and_fall_as_they_are_called():
-    steps = 110
-    for name in SCHEDULES[:-1]:
-        found = rates(name, steps, cycles=2, power=2.0)
-        assert found[0] == 0
-        assert found[5] == pytest.approx(1.0), name
-        assert found[10] == pytest.approx(2.0), name
-    linear, cosine = rates("linear", steps), rates("cosine", steps)
-    assert linear[60] == pytest.approx(1.0)
-    assert cosine[35] == pytest.approx(1 + np.cos(np.pi / 4))
-    assert rates("polynomial", steps, power=2.0)[60] == pytest.approx(2 * 0.5**2, abs=1e-6)
-    assert rates("constant_with_warmup", steps)[-1] == 2.0
-    restarts = rates("cosine_with_restarts", steps, cycles=2)
-    assert restarts[35] == pytest.approx(1.0)
-    assert restarts[60] == pytest.approx(2.0)
-    triangles = rates("cyclic", steps, cycles=2)
-    assert triangles[35] == pytest.approx(0.2)
-    assert triangles[60] == pytest.approx(2.0)
-    assert triangles[85] == pytest.approx(0.2)
-
-
-def test_a_rate_that_waits_for_the_dev_score_rises_first_and_halves_when_it_gets_no_better():
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=2.0)
-    plan = schedule_for("reduce_lr_on_plateau", optimizer, warmup=4, steps=100)
-    warm_up, seen = WarmUp(4), []
-    for step in range(8):
-        warm_up.on_step_begin(None, SimpleNamespace(global_step=step), None, optimizer=optimizer)
-        seen.append(optimizer.param_groups[0]["lr"])
-    assert seen == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0, 2.0, 2.0])
-    for score, rate in ((0.5, 2.0), (0.6, 2.0), (0.6, 1.0), (0.55, 0.5), (0.7, 0.5)):
-        plan.step(score)
-        assert optimizer.param_groups[0]["lr"] == rate
-
-
-def test_a_run_follows_the_dev_score(train_config, monkeypatch):
-    scores = iter([0.9, 0.5, 0.5, 0.5])
-    evaluate = TaskTrainer.evaluate
-
-    def scored(self, *given, **named):
-        return {**evaluate(self, *given, **named), "eval_accuracy": next(scores)}
-
-    monkeypatch.setattr(TaskTrainer, "evaluate", scored)
-    record = train(train_config(lr_scheduler_type="reduce_lr_on_plateau", num_train_epochs=4.0))
-    found = [point["learning_rate"] for point in record["curve"] if "loss" in point]
-    assert found[-1] == pytest.approx(2e-3 / 4)
-    assert max(found) == pytest.approx(2e-3)
-
-
-# LoRA
-
-
 def test_thin_matrices_learn_and_the_merged_model_answers_as_the_unmerged(model):
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     adapter = Adapter(model, rank=2, alpha=4.0, dropout=0.0, targets="all-linear")
@@ -327,145 +211,3 @@ def test_a_checkpoint_of_lora_is_as_any_other(make_checkpoint, tiny_checkpoint, 
     assert record_of(folder)["metrics"]["test"]["accuracy"] > 0.9
     runner = checkpoint.load(folder, device="cpu")
     assert runner(["please wake me tomorrow"])[0]["label"] == "alarm"
-
-
-# What is added to the loss
-
-
-def test_a_focal_loss_is_less_where_a_row_is_right_already():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(6, 3, generator=generator, dtype=torch.float64)
-    labels, weights_ = torch.tensor([0, 2, 1, 1, -100, 0]), torch.tensor([1.0, 2.0, 0.5])
-    kept = labels >= 0
-    score = logits.softmax(-1)[kept, labels[kept]]
-    for gamma in (0.0, 2.0):
-        for weight in (None, weights_):
-            each = torch.ones(5) if weight is None else weight[labels[kept]]
-            wanted = (each * (1 - score) ** gamma * -score.log()).sum() / each.sum()
-            assert losses.cross_entropy(logits, labels, 0.0, weight, gamma) == pytest.approx(float(wanted), rel=1e-5)
-    smoothed = torch.nn.functional.cross_entropy(logits.float(), labels, weights_, label_smoothing=0.2)
-    assert losses.cross_entropy(logits, labels, 0.2, weights_) == pytest.approx(float(smoothed), rel=1e-5)
-    assert losses.cross_entropy(logits, torch.full((6,), -100), 0.0) == 0
-    right = (torch.randn(6, 3, generator=generator) > 0).double()
-    each = torch.where(right > 0, logits.sigmoid(), 1 - logits.sigmoid())
-    wanted = ((1 - each) ** 2 * -each.log()).mean()
-    assert losses.binary_cross_entropy(logits, right.float(), 0.0, None, 2.0) == pytest.approx(float(wanted), rel=1e-4)
-
-
-def test_divergences_are_those_of_scipy():
-    from scipy.special import expit as sigmoid
-    from scipy.special import rel_entr, softmax
-
-    random = np.random.default_rng(0)
-    ours, theirs = random.normal(size=(2, 5, 4))
-    for temperature in (1.0, 3.0):
-        wanted = rel_entr(softmax(theirs / temperature, -1), softmax(ours / temperature, -1)).sum(-1).mean()
-        found = losses.softmax_divergence(torch.tensor(ours), torch.tensor(theirs), temperature)
-        assert float(found) == pytest.approx(wanted * temperature**2, rel=1e-4)
-        one, other = sigmoid(ours / temperature), sigmoid(theirs / temperature)
-        wanted = (rel_entr(other, one) + rel_entr(1 - other, 1 - one)).mean()
-        found = losses.sigmoid_divergence(torch.tensor(ours), torch.tensor(theirs), temperature)
-        assert float(found) == pytest.approx(wanted * temperature**2, rel=1e-4)
-
-
-def test_rdrop_adds_how_far_two_dropouts_are_apart(make_checkpoint):
-    model = checkpoint.load_model(make_checkpoint())
-    logits = torch.tensor([[[2.0, 0.0, -1.0]], [[0.5, 0.2, 0.0]]])
-    answers = iter(logits)
-    target = SimpleNamespace(
-        config=SimpleNamespace(rdrop_alpha=3.0),
-        learn=lambda *_: (torch.tensor(float(len(seen))), SimpleNamespace(logits=next(answers), _=seen.append(0))),
-        apart=lambda one, other, *_: losses.softmax_divergence(one.logits, other.logits),
-    )
-    seen: list[int] = []
-    trainer = TaskTrainer.__new__(TaskTrainer)
-    trainer.target = Classes.__new__(Classes)
-    trainer.target.__dict__.update(target.__dict__)
-    trainer.teacher, trainer.state, trainer.args = None, SimpleNamespace(global_step=0), SimpleNamespace(world_size=1)
-    loss = trainer.compute_loss(model.train(), {"labels": torch.tensor([0])})
-    one, other = logits[:, 0].log_softmax(-1)
-    both = sum(float((a.exp() * (a - b)).sum()) for a, b in ((one, other), (other, one)))
-    assert float(loss) == pytest.approx((0 + 1) / 2 + 3.0 * both / 2, rel=1e-5)
-    assert len(seen) == 2, "each batch is read twice"
-
-
-def test_rdrop_trains(train_config):
-    assert train(train_config(rdrop_alpha=1.0))["metrics"]["test"]["accuracy"] > 0.9
-
-
-# A moving average
-
-
-def test_the_average_is_what_is_scored_and_kept(train_config, monkeypatch):
-    seen: list[dict[str, torch.Tensor]] = []
-
-    class Watch(transformers.TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **_):
-            seen.append({name: weight.detach().clone() for name, weight in model.named_parameters()})
-
-    settings = {"ema_decay": 0.8, "num_train_epochs": 2.0, "dev_fraction": 0.0}
-    train(train_config(**settings), callbacks=[Watch()])
-    wanted = seen[0]
-    for step in seen[1:]:
-        wanted = {name: 0.8 * wanted[name] + 0.2 * step[name] for name in wanted}
-    found = weights(train_config().out)
-    assert max(float(np.abs(found[name] - wanted[name].numpy()).max()) for name in wanted) < 1e-5
-    assert max(float(np.abs(found[name] - seen[-1][name].numpy()).max()) for name in wanted) > 1e-3
-
-
-def test_the_average_of_the_best_epoch_is_kept_and_survives_a_resume(train_config, tmp_path, monkeypatch):
-    settings = {"ema_decay": 0.7, "num_train_epochs": 4.0, "save_steps": 5}
-    whole = train(train_config(**settings, out=tmp_path / "whole"))
-
-    class Stop(transformers.TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == 23:
-                raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        train(train_config(**settings), callbacks=[Stop()])
-    resumed = train(train_config(**settings), resume=True)
-    assert furthest_apart(tmp_path / "run", tmp_path / "whole") == 0
-    assert resumed["metrics"] == whole["metrics"]
-
-
-# Memory
-
-
-def test_gradients_of_several_batches_make_one_step(train_config, tmp_path):
-    once = train(train_config(num_train_epochs=1.0, out=tmp_path / "once"))
-    record = train(train_config(num_train_epochs=1.0, per_device_train_batch_size=4, gradient_accumulation_steps=2))
-    assert record["steps"] == once["steps"] == 14
-
-
-def test_what_is_computed_twice_gives_the_same_weights(train_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("burnish_train.trainer.FastDropout", contextlib.nullcontext)
-    for name, settings in (("plain", {}), ("twice", {"gradient_checkpointing": True})):
-        train(train_config(num_train_epochs=1.0, out=tmp_path / name, pooling="mean", **settings))
-    assert furthest_apart(tmp_path / "plain", tmp_path / "twice") < 1e-6
-
-
-# Students
-
-
-@given(st.integers(1, 6), st.integers(1, 4), st.integers(4, 40), st.integers(0, 3))
-def test_processes_share_each_batch_and_each_row_once(size, processes, count, epoch):
-    from burnish_train.order import EpochBatches
-
-    rows = [{"input_ids": [0] * (number % 7 + 1)} for number in range(count)]
-    shares = []
-    for process in range(processes):
-        batches = EpochBatches(size, rows, seed=3, processes=processes, process=process)
-        batches.set_epoch(epoch)
-        shares.append(list(batches))
-        assert len(shares[-1]) == len(batches)
-    assert len({len(share) for share in shares}) == 1, "a process without a batch would keep the others waiting"
-    assert all(batch for share in shares for batch in share)
-    assert sorted(number for share in shares for batch in share for number in batch) == list(range(count))
-    for batches in zip(*shares, strict=True):
-        lengths = [len(batch) for batch in batches]
-        assert max(lengths) - min(lengths) <= 1
-
-
-def test_a_config_of_the_command_line_takes_several_teachers():
-    assert TrainConfig(model="m", train="t", out="o", teacher=("a", "b")).teacher == ("a", "b")

@@ -235,6 +235,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise InputError(f"no such checkpoint: {folder}") from error
         if is_bundle(folder):
             wanted = "a checkpoint is wanted, such as the folder that it was exported from"
             raise InputError(f"{folder} is a bundle, and {wanted}") from error

@@ -78,6 +78,7 @@ class TaskTrainer(transformers.Trainer):
             eval_dataset=target.items(dev, self.dev_asked) if dev else None,
             **rest,
         )
+        self.model_accepts_loss_kwargs = False  # our losses are means, so Trainer must divide by accumulated batches
         self.finite = FiniteLoss(lambda ids: texts_of(ids, runner, train))
         self.add_callback(self.finite)  # behind those that ask for checkpoints
 

@@ -53,7 +53,7 @@ class Metrics:
         if SHARED not in os.environ:
             return generate_latest(self.registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package has no types there
         return generate_latest(registry)
 
 

@@ -112,7 +112,7 @@ class Workers:
         while not self._told.empty():
             pid, problem = self._told.get()
             if problem is not None:
-                return problem  # type: ignore[no-any-return]
+                return problem  # type: ignore[no-any-return]  # a queue holds anything; ours holds these
             self._ready.add(pid)
             if pid in self._behind:
                 self._behind.remove(pid)
@@ -132,7 +132,7 @@ class Workers:
         for place, each in enumerate(self._processes):
             if each.is_alive():
                 continue
-            multiprocess.mark_process_dead(each.pid)  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(each.pid)  # type: ignore[no-untyped-call]  # the package has no types there
             if each.pid not in self._ready:
                 return self._listen_to() or BurnishError(
                     f"a worker ended with status {each.exitcode} before it was ready"
@@ -193,7 +193,7 @@ def _end_with_parent() -> None:
 
 def _listen(config: ServeConfig, host: str, port: int | None) -> socket.socket:
     """Return a socket at which connections wait until a worker takes them."""
-    settings = uvicorn.Config(None, host=host, port=port or 0, log_config=None)  # type: ignore[arg-type]
+    settings = uvicorn.Config(None, host=host, port=port or 0, log_config=None)  # type: ignore[arg-type]  # no application: the socket alone is wanted
     try:
         found = settings.bind_socket()
     except SystemExit as error:  # uvicorn's way to say that it cannot

@@ -5,6 +5,7 @@ The module is light; PyTorch is imported when the work begins.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def cross_validate(recipe: Path | None, resume: bool, overwrite: bool, **given: 
     from burnish_train.choose.crossval import ROWS
     from burnish_train.choose.crossval import cross_validate as run
 
-    log = lambda line: click.echo(line, file=sys.stderr)  # noqa: E731  # a line of a line
+    log = functools.partial(click.echo, file=sys.stderr)
     record = run(config, how, resume=resume, overwrite=overwrite, log=log)
     lines = [f"{len(record['folds'])} folds of {record['data']['rows']} rows in {record['seconds']:.0f} s"]
     lines += _told("mean of the folds", record["metrics"])

@@ -9,6 +9,7 @@ layers and feed-forward, or so, and learns from the teacher's scores (`burnish_t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -67,6 +68,9 @@ def compress(
     check_place(config.out / "checkpoint", overwrite=overwrite)
     checkpoint.quiet()
     record = checkpoint.read_record(config.checkpoint)
+    left = students(len(layers_of(checkpoint.load_model(config.checkpoint))), config.speedup)
+    if not left:
+        raise InputError(f"--speedup {config.speedup:g} is more than one layer with a narrow feed-forward can reach")
     work = config.out.with_name(config.out.name + ".partial")
     if overwrite:
         shutil.rmtree(work, ignore_errors=True)
@@ -78,9 +82,7 @@ def compress(
     teacher = _bundle(config.checkpoint, work / "teacher", say)
     first = _measured("teacher", teacher, teacher, dev, record["seconds"])
     say(f"teacher: {metric} {first.score:.4f}, {first.size_mb:.1f} MB")
-    layers = len(layers_of(checkpoint.load_model(config.checkpoint)))
     tried, least = [first], first.score - config.max_drop
-    left = students(layers, config.speedup)
     while left and len(tried) <= config.tries:
         tried.append(_try(left[0], settings, work, teacher, dev, say))
         say(f"{tried[-1].name}: {metric} {tried[-1].score:.4f}, {tried[-1].speedup:.2f} times as fast")
@@ -179,7 +181,7 @@ def _measured(name: str, bundle: Path, teacher: Path, dev: str, seconds: float) 
     rows = read_labelled(dev, model.task, model.labels)
     asked = [row.asked for row in rows][:TEXTS]
     times = interleave(
-        {one: lambda own=own: own(asked) for one, own in models.items()},  # type: ignore[misc]
+        {one: functools.partial(own, asked) for one, own in models.items()},
         rounds=ROUNDS,
         seconds=SECONDS,
     )
