@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from burnish_serve.errors import InputError
 from burnish_serve.runner import Runner
-from burnish_train import checkpoint
+from burnish_train import checkpoint, processes
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example
 from burnish_train.methods.depth import encoder_of, layers_of
@@ -55,7 +55,8 @@ class Teacher:
         self._models: list[Any] = []
         if isinstance(target, OfRow):
             texts = [example.asked for example in train]
-            each = [checkpoint.load(folder, device=model.device.type) for folder in folders]
+            threads = processes.num_threads()
+            each = [checkpoint.load(folder, device=model.device.type, threads=threads) for folder in folders]
             outputs = [np.asarray(one.outputs(one.examine(texts)), dtype=np.float32) for one in each]
             self._scores = torch.from_numpy(np.mean(outputs, axis=0))
         if self._inner or self._scores is None:
