@@ -12,6 +12,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Stop(transformers.TrainerCallback):
+    """Ends a run in the middle."""
+
     def on_step_end(self, args, state, control, **_):
         if state.global_step == 23:
             raise RuntimeError
