@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from burnish_bench.cli import bench as command
 from burnish_bench.gate import gate, read_saved
 from burnish_bench.reference import PRODUCT, reference
+from burnish_serve import timing
 from burnish_serve.errors import InputError
 from burnish_serve.runner import Runner
 from burnish_serve.session import CPU
@@ -119,26 +120,33 @@ def test_only_what_can_be_compared_is_compared():
 
 
 def test_a_planted_slowdown_ends_with_status_7(tiny_bundle, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0, of_a_call=1.0)
+    call = Runner.__call__
+
+    def answered(self, *rows, **options):
+        clock.now += clock.of_a_call
+        return call(self, *rows, **options)
+
+    def seconds(timed):  # by a clock that only answers move: a busy machine is no slowdown, and hides none
+        before = clock.now
+        timed()
+        return clock.now - before or 1.0  # the reference
+
+    monkeypatch.setattr(Runner, "__call__", answered)
+    monkeypatch.setattr(timing, "_seconds", seconds)
     saved = tmp_path / "speed.json"
     quick = ("--variant", "fp32", "--no-sweep", "--rounds", 6, "--seconds", 0.1, "--threads", 1)
     assert run(tiny_bundle, *quick, "--out", saved).exit_code == 0
-    result = run(tiny_bundle, *quick, "--gate", saved, "--gate-drop", 0.9)
+    clock.of_a_call = 1.04
+    result = run(tiny_bundle, *quick, "--gate", saved)
     assert result.exit_code == 0, result.output
     assert "fp32" in result.stdout.partition("speed against the saved run")[2]
-    call = Runner.__call__
-
-    def slow(self, *rows, **options):
-        started = time.perf_counter()
-        answers = call(self, *rows, **options)
-        time.sleep(9 * (time.perf_counter() - started))
-        return answers
-
-    monkeypatch.setattr(Runner, "__call__", slow)
-    result = run(tiny_bundle, *quick, "--gate", saved, "--gate-drop", 0.5, "--json")
+    clock.of_a_call = 1 / 0.85
+    result = run(tiny_bundle, *quick, "--gate", saved, "--json")
     assert result.exit_code == 7
     verdict = json.loads(result.stdout)["gate"]
     assert verdict["passed"] is False
-    assert verdict["variants"]["fp32"]["high"] < 0.5
+    assert verdict["variants"]["fp32"]["ratio"] == pytest.approx(0.85)
 
 
 def test_what_is_no_saved_run_is_said_before_anything_is_measured(tiny_bundle, tmp_path, monkeypatch):
