@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -33,6 +35,8 @@ logger = logging.getLogger("burnish.serve")
 LOOKED_AT = 128
 # Budgets that are taken at once where many wait: more rows, which are cut into better batches.
 DEEP = 4
+# How far workers stand behind the event loop where both want the processor: who is refused shall hear of it at once.
+NICE = 5
 # Padding in tokens, guessed, that a text of another length must cost before it waits for the next batch.
 OF_LIKE_LENGTH = 80
 
@@ -130,6 +134,8 @@ class Batches:
 
     def _work(self) -> None:
         """Compute batch by batch until all is closed."""
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
         while True:
             with self._change:
                 self._free += 1

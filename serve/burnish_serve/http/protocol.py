@@ -40,7 +40,7 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
         _discarded: int | None = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(Lingering(transport, self))  # type: ignore[arg-type]  # it does what one does
+            super().connection_made(Lingering(transport, self, self.loop))  # type: ignore[arg-type]  # it does what one does
             self._arm()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -151,18 +151,34 @@ def limited(*, max_header_bytes: int, seconds: float) -> type[HttpToolsProtocol]
 class Lingering:
     """A transport that reads on, for a while and into nothing, when it is closed before all of a request has come.
 
+    What is written at one moment, such as a response's head and its body, is sent at once.
+
     Args:
         transport: the connection's.
-        protocol: is asked whether to.
+        protocol: is asked whether to linger.
+        loop: the event loop.
     """
 
-    def __init__(self, transport: Any, protocol: Any) -> None:
+    def __init__(self, transport: Any, protocol: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._protocol = protocol
+        self._loop = loop
         self._lingers = False
+        self._written: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, with those that are written before the event loop turns to others."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def _flush(self) -> None:
+        written, self._written = self._written, []
+        if written and not self._transport.is_closing():
+            self._transport.write(b"".join(written))
 
     def is_closing(self) -> bool:
         """Return whether nothing is to be written any more."""
@@ -170,6 +186,7 @@ class Lingering:
 
     def close(self) -> None:
         """Close, now or when the client has had its time."""
+        self._flush()
         if not self._lingers and not self._transport.is_closing() and self._protocol.linger(self._transport):
             self._lingers = True
         else:
