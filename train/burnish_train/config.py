@@ -134,6 +134,12 @@ class TrainConfig:
     distill_hidden: float = setting("weight of the distance to the teacher's vectors", default=0.0, minimum=0)
     distill_attention: float = setting("weight of the distance to the teacher's attention", default=0.0, minimum=0)
     unlabelled: str | None = setting("rows without labels, learned from by the teacher's scores alone", default=None)
+    pseudo_label_threshold: float = setting(
+        "of these, take those whose label the teacher scores so high, as labelled rows; 0 for all of them, by scores",
+        default=0.0,
+        minimum=0,
+        below=1,
+    )
     tag_scheme: str = setting(
         "tags that a model of spans gives: begin, inside and outside, or an end and a single word told apart too",
         default="BIO",

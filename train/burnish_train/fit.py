@@ -32,6 +32,7 @@ from burnish_train.kinds import KINDS
 from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
+from burnish_train.methods.pseudo import with_pseudo_labels
 from burnish_train.methods.teacher import Teacher
 from burnish_train.methods.unfreezing import Unfreeze
 from burnish_train.progress import SaveEvery, StepBar
@@ -92,9 +93,13 @@ def train(
     cuda = use_cuda(config.device)
     precision = precision_of(config.precision, cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
+    checkpoint.quiet()
+    if config.pseudo_label_threshold:
+        labels = KINDS[config.task].labels_of(splits.names, config)
+        splits, told = with_pseudo_labels(splits, labels, config, device="cuda" if cuda else "cpu")
+        say(told)
     for warning in splits.warnings:
         say(f"warning: {warning}")
-    checkpoint.quiet()
     processes.join(cuda=cuda)
     with processes.first_alone() as first:
         if first:
@@ -254,7 +259,7 @@ def make_trainer(
         train,
         splits.dev,
         arguments,
-        teacher=Teacher(target, runner, model, train, config) if config.teacher else None,
+        teacher=Teacher(target, runner, model, train, config) if config.teacher and config.distill_alpha else None,
         average=average,
         callbacks=[
             StepBar(task.metric),

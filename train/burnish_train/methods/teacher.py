@@ -48,7 +48,7 @@ class Teacher:
     ) -> None:
         folders = [Path(folder) for folder in config.teacher]
         for folder in folders:
-            _check(folder, runner)
+            check(folder, runner.task.name, runner.labels)
         self._config = config
         self._inner = bool(config.distill_hidden or config.distill_attention)
         self._scores: torch.Tensor | None = None
@@ -169,13 +169,13 @@ def _first(output: Any) -> torch.Tensor:
     return found
 
 
-def _check(folder: Path, runner: Runner) -> None:
+def check(folder: Path, task: str, labels: Sequence[str]) -> None:
     """Refuse a teacher of another task or with other labels."""
     record = checkpoint.read_record(folder)
-    if record["task"] != runner.task.name:
-        raise InputError(f"the teacher {folder} was trained for {record['task']}, not {runner.task.name}")
-    if list(record["labels"]) != list(runner.labels):
-        other = sorted(set(record["labels"]) ^ set(runner.labels))
+    if record["task"] != task:
+        raise InputError(f"the teacher {folder} was trained for {record['task']}, not {task}")
+    if list(record["labels"]) != list(labels):
+        other = sorted(set(record["labels"]) ^ set(labels))
         shown = ", ".join(map(repr, other[:5])) or "their order"
         raise InputError(f"the teacher {folder} has other labels than the rows: {shown}")
 
