@@ -41,6 +41,10 @@ def train(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> R
     for split, metrics in record["metrics"].items():
         told = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
         lines.append(f"{split:>4}: {told}")
+    speed = record["speed"]
+    if speed["tokens_per_second"]:
+        share = f"{speed['share_of_peak']:.0%} of what this machine multiplies at best"
+        lines.append(f"{speed['tokens_per_second']:,.0f} tokens/s, {share}")
     lines.append(f"next: burnish export {config.out} --out {config.out}-bundle")
     return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))
 

@@ -37,6 +37,7 @@ from burnish_train.methods.teacher import Teacher
 from burnish_train.methods.unfreezing import Unfreeze
 from burnish_train.progress import SaveEvery, StepBar
 from burnish_train.result import write_result
+from burnish_train.speed import Speed, figures
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
 from burnish_train.work import last_whole, prepare
@@ -96,8 +97,8 @@ def train(
     checkpoint.quiet()
     if config.pseudo_label_threshold:
         labels = KINDS[config.task].labels_of(splits.names, config)
-        splits, told = with_pseudo_labels(splits, labels, config, device="cuda" if cuda else "cpu")
-        say(told)
+        splits, trusted = with_pseudo_labels(splits, labels, config, device="cuda" if cuda else "cpu")
+        say(trusted)
     for warning in splits.warnings:
         say(f"warning: {warning}")
     processes.join(cuda=cuda)
@@ -170,7 +171,8 @@ def _run(
     if learning < weights:
         say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     target = kind(task, config, labels, splits.train)
-    trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
+    speed = Speed()
+    trainer = make_trainer(config, work, splits, model, runner, target, speed, cuda=cuda, precision=precision)
     for callback in callbacks:
         trainer.add_callback(callback)
     if config.contrastive_steps and not last:
@@ -196,7 +198,12 @@ def _run(
         adapter.merge()
     if origin:
         model.config.update(dict(origin.model))
-    own = {"weights_learned": learning, "processes": processes.count(), **(origin.record if origin else {})}
+    own = {
+        "weights_learned": learning,
+        "processes": processes.count(),
+        "speed": figures(speed.tokens_per_second, model, "cuda" if cuda else "cpu", precision),
+        **(origin.record if origin else {}),
+    }
     processes.wait()
     with processes.first_alone() as first:
         if first:
@@ -211,6 +218,7 @@ def make_trainer(
     model: Any,
     runner: Runner,
     target: Target,
+    speed: Speed,
     *,
     cuda: bool,
     precision: str,
@@ -261,8 +269,10 @@ def make_trainer(
         arguments,
         teacher=Teacher(target, runner, model, train, config) if config.teacher and config.distill_alpha else None,
         average=average,
+        speed=speed,
         callbacks=[
-            StepBar(task.metric),
+            speed,
+            StepBar(task.metric, speed),
             SaveEvery(config.save_steps),
             *([Deadline(config.max_minutes)] if config.max_minutes else []),
             *([Unfreeze(model, config.unfreeze_every)] if config.unfreeze_every else []),

@@ -1,6 +1,6 @@
 """What Trainer tells while it runs: a bar on standard error with loss and dev score, and checkpoints in between.
 
->>> trainer.add_callback(StepBar("accuracy"))  # doctest: +SKIP
+>>> trainer.add_callback(StepBar("accuracy", speed))  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from typing import Any
 import transformers
 from tqdm import tqdm
 
+from burnish_train.speed import Speed
+
 
 class StepBar(transformers.TrainerCallback):
     """A progress bar over steps; it vanishes where standard error is no terminal, and the lines per epoch stay.
 
     Args:
         metric: the score to show after each evaluation.
+        speed: how many tokens a second to show beside it.
     """
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, speed: Speed) -> None:
         self._metric = metric
+        self._speed = speed
         self._bar: Any = None
         self._loss = ""
         self._speaks = True
@@ -50,6 +54,8 @@ class StepBar(transformers.TrainerCallback):
             line = f"epoch {state.epoch:.1f}  step {state.global_step}  {self._loss}  dev {self._metric} {value:.4f}"
             if metrics and (perplexity := metrics.get("eval_perplexity")):
                 line += f"  perplexity {perplexity:.2f}"
+            if rate := self._speed.tokens_per_second:
+                line += f"  {rate:,.0f} tokens/s"
             tqdm.write(line, file=sys.stderr)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

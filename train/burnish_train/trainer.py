@@ -31,6 +31,7 @@ from burnish_train.methods.optimizer import optimizer_for
 from burnish_train.methods.schedule import WarmUp, schedule_for
 from burnish_train.methods.teacher import Teacher
 from burnish_train.order import EpochBatches, EpochLoader
+from burnish_train.speed import Speed
 from burnish_train.targets import Supervised, Target
 
 # Padded tokens that are read at once where rows are drawn together.
@@ -49,6 +50,7 @@ class TaskTrainer(transformers.Trainer):
         arguments: transformers' settings.
         teacher: whose scores are learned from too.
         average: of the weights, which is scored and kept in their place.
+        speed: is told of each batch.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class TaskTrainer(transformers.Trainer):
         arguments: transformers.TrainingArguments,
         teacher: Teacher | None = None,
         average: Average | None = None,
+        speed: Speed | None = None,
         **rest: Any,
     ) -> None:
         self.runner = runner
         self.target = target
         self.teacher = teacher
         self.average = average
+        self.speed = speed
         self.dev = list(dev)
         self.dev_asked = runner.examine([example.asked for example in dev])
         target.meet(runner)
@@ -138,6 +142,8 @@ class TaskTrainer(transformers.Trainer):
         (Miyato et al., 2017, arXiv:1605.07725).
         """
         ids = inputs["input_ids"]
+        if self.speed:
+            self.speed.add(inputs["attention_mask"])
         inputs = {**inputs, "input_ids": self._with_holes(ids)}
         with self._dropout():
             loss = super().training_step(model, dict(inputs), *rest)
