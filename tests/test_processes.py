@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import pytest
+import transformers
 
 from burnish_train import train
-from tiny_model import make_encoder
+from tiny_model import labelled_rows, make_encoder, write_rows
 from training import furthest_apart, record_of
 
 # 99 rows are left to train on: the last step of an epoch has three, two for one process and one for the other.
+TOGETHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613")
 CHANGES = {"num_train_epochs": 2.0, "pooling": "mean", "dev_fraction": 0.175}
 SEEN = """
 import json, os, sys
@@ -41,7 +43,7 @@ def both(tmp_path_factory, tiny_settings, environment):
     flags = [part for key, value in settings.items() for part in ("--" + key.replace("_", "-"), str(value))]
     started = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"),
+            *TOGETHER,
             *(str(script), "train", *flags, "--out", str(folder / "run"), "--json"),
         ],
         env={**environment, "SEEN": str(folder / "seen-"), "OMP_NUM_THREADS": "1"},
@@ -83,3 +85,31 @@ def test_one_speaks_for_both(both):
     assert len(started.stdout.splitlines()) == 1
     assert json.loads(started.stdout)["processes"] == 2
     assert started.stderr.count("2 processes") == 1
+
+
+def test_two_processes_guess_hidden_words(tmp_path, command, environment):
+    write_rows(tmp_path / "texts.jsonl", labelled_rows(100))
+    flags = [
+        "--size",
+        "tiny",
+        "--vocab-size",
+        "100",
+        "--max-length",
+        "16",
+        "--num-train-epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    ways = ["--train", str(tmp_path / "texts.jsonl"), "--out", str(tmp_path / "encoder"), "--json"]
+    started = subprocess.run(
+        [*TOGETHER, command, "pretrain", *flags, *ways],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert started.returncode == 0, started.stderr
+    assert json.loads(started.stdout)["processes"] == 2
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "encoder")
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())

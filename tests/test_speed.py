@@ -41,10 +41,16 @@ def test_tokens_are_those_of_the_rows_and_seconds_those_of_the_epochs(clock):
     assert speed.tokens_per_second == 10 / 1.0
 
 
-def test_a_share_is_of_all_weights_but_word_vectors(tiny_encoder, monkeypatch):
+def test_a_share_is_of_all_weights_but_word_vectors(tiny_encoder, clock, monkeypatch):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=3)
     monkeypatch.setattr("burnish_train.speed.peak", lambda device, precision: 1e9)
-    found = figures(100.0, model, "cpu", "fp32")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    speed = Speed()
+    speed.on_epoch_begin(None, None, None)
+    speed.add(torch.ones(10, 10))
+    clock.now += 1.0
+    found = figures(speed, model, "cpu", "fp32")
+    assert found["tokens_per_second"] == 400.0
     assert found["share_of_peak"] == pytest.approx(
         6 * model.num_parameters(exclude_embeddings=True) * 100 / 1e9, abs=1e-4
     )

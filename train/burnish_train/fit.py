@@ -201,7 +201,7 @@ def _run(
     own = {
         "weights_learned": learning,
         "processes": processes.count(),
-        "speed": figures(speed.tokens_per_second, model, "cuda" if cuda else "cpu", precision),
+        "speed": figures(speed, model, "cuda" if cuda else "cpu", precision),
         **(origin.record if origin else {}),
     }
     processes.wait()

@@ -147,7 +147,8 @@ def logits_at(model: Any, inputs: Mapping[str, torch.Tensor], chosen: torch.Tens
     def gather(module: Any, arguments: Any, output: Any) -> Any:
         return type(output)(last_hidden_state=output.last_hidden_state[chosen][None])
 
-    handle = model.base_model.register_forward_hook(gather)
+    own = getattr(model, "module", model)  # of what joins several processes around it
+    handle = own.base_model.register_forward_hook(gather)
     try:
         logits: torch.Tensor = model(**inputs).logits[0]
     finally:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import transformers
 
+from burnish_train import processes
+
 FLOPS_OF_WEIGHT = 6
 """Operations for each weight and token: a product and a sum, once forward and twice back."""
 SIDE = {"cpu": 1024, "cuda": 4096}
@@ -45,20 +47,25 @@ class Speed(transformers.TrainerCallback):
         self._seconds, self._since = self._counted(), None
 
     @property
-    def tokens_per_second(self) -> float:
+    def own_tokens_per_second(self) -> float:
         """Return the tokens of this process's batches a second, since the run began or went on; 0 where none were."""
         seconds = self._counted()
         return int(self._tokens) / seconds if self._tokens is not None and seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the tokens a second of all processes, whose batches are alike."""
+        return processes.count() * self.own_tokens_per_second
 
     def _counted(self) -> float:
         return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
 
-def figures(tokens_per_second: float, model: torch.nn.Module, device: str, precision: str) -> dict[str, float]:
+def figures(speed: Speed, model: torch.nn.Module, device: str, precision: str) -> dict[str, float]:
     """Return what a run's record says of its speed.
 
     Args:
-        tokens_per_second: of one process.
+        speed: of this process.
         model: that learned.
         device: ``cpu`` or ``cuda``.
         precision: of the run.
@@ -69,9 +76,9 @@ def figures(tokens_per_second: float, model: torch.nn.Module, device: str, preci
     weights = sum(weight.numel() for weight in model.parameters() if id(weight) not in vectors)
     best = peak(device, precision)
     return {
-        "tokens_per_second": round(tokens_per_second, 1),
+        "tokens_per_second": round(speed.tokens_per_second, 1),
         "peak_flops": best,
-        "share_of_peak": round(FLOPS_OF_WEIGHT * weights * tokens_per_second / best, 4),
+        "share_of_peak": round(FLOPS_OF_WEIGHT * weights * speed.own_tokens_per_second / best, 4),
     }
 
 
