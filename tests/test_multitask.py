@@ -69,7 +69,9 @@ def encoder_weights(folder):
 
 
 def test_both_checkpoints_have_the_encoder_that_both_have_trained(make_config, tiny_encoder):
-    record = train_multitask(make_config())
+    said = []
+    record = train_multitask(make_config(), log=said.append)
+    assert [line for line in said if "probe" in line] == ["intent: starting the head from a linear probe of 108 rows"]
     out = make_config().out
     one, other = encoder_weights(out / "intent"), encoder_weights(out / "loud")
     before = encoder_weights(tiny_encoder)
@@ -102,6 +104,7 @@ def test_the_epoch_is_chosen_by_the_mean_of_all_tasks(make_config):
         told = record_of(make_config().out / name)
         own = [point["eval_accuracy"] for point in told["curve"] if "eval_loss" in point]
         assert own == [point[f"eval_{name}/accuracy"] for point in points]
+        assert not any("/" in key or "mean" in key for point in told["curve"] for key in point)
         assert told["metrics"]["dev"]["accuracy"] == best[f"eval_{name}/accuracy"]
 
 
@@ -136,12 +139,13 @@ def test_no_row_comes_again_before_all_others_of_its_task(sizes, batch_size, tem
 
 def test_epochs_and_seeds_differ_in_their_order():
     tasks = [[{"input_ids": [0]}] * 30] * 2
-    orders = []
-    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+    mixes, firsts = set(), set()
+    for seed, epoch in ((0, 0), (0, 1), (7, 0)):
         batches = MixedBatches(4, tasks, seed=seed, temperature=1.0)
         batches.set_epoch(epoch)
-        orders.append(tuple(min(batch) >= 30 for batch in batches))
-    assert len(set(orders)) == 3
+        mixes.add(tuple(min(batch) >= 30 for batch in batches))
+        firsts.add(tuple(row for batch in batches for row in batch if row < 30))
+    assert len(mixes) == len(firsts) == 3
 
 
 @pytest.mark.parametrize(
@@ -200,6 +204,20 @@ def test_models_have_the_very_same_parts(make_config, tmp_path):
     assert len({tensor.data_ptr() for tensor in model.weights().values()}) == len(model.weights())
 
 
+def test_models_of_all_tasks_compute_in_the_precision_of_training(make_config, tmp_path):
+    config = make_config()
+    model, parts = make_parts(config, tmp_path / "work")
+    trainer = make_trainer(config, tmp_path / "work", parts, model, cuda=False, precision="bf16")
+    trainer.current_gradient_accumulation_steps = 1
+    seen = []
+    query = parts[1].model.bert.encoder.layer[0].attention.self.query
+    query.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
+    trainer.dev_scores()
+    assert set(seen) == {torch.bfloat16}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
 class Stop(transformers.TrainerCallback):
     """Ends a run in the middle."""
 
@@ -214,6 +232,16 @@ class Stop(transformers.TrainerCallback):
         pytest.param({}, id="plain"),
         pytest.param({"temperature": 3.0, "ema_decay": 0.9}, id="a temperature and an average"),
         pytest.param({"lora_rank": 2}, id="LoRA"),
+        pytest.param({"adversarial_epsilon": 1.0, "word_dropout": 0.1, "gradient_checkpointing": True}, id="holes"),
+        pytest.param(
+            {
+                "gradient_accumulation_steps": 2,
+                "per_device_train_batch_size": 4,
+                "layer_lr_decay": 0.8,
+                "freeze_layers": 1,
+            },
+            id="accumulation",
+        ),
         pytest.param({"reinit_layers": 1, "unfreeze_every": 0.5, "rdrop_alpha": 1.0}, id="layers anew"),
     ],
 )
