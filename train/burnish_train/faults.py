@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 import transformers
 from accelerate.utils.memory import should_reduce_batch_size
 
-from burnish_serve.errors import BurnishError
+from burnish_serve.errors import BurnishError, InputError
 from burnish_serve.runner import Runner
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example
@@ -104,6 +106,25 @@ def texts_of(ids: torch.Tensor, runner: Runner, rows: Sequence[Example]) -> list
             line.pop()
         found.append(known.get(tuple(line)) or runner.encoder.tokenizer.decode(line))
     return found
+
+
+@contextlib.contextmanager
+def told(config: TrainConfig, work: Path) -> Iterator[None]:
+    """Say what to do about an error of the machine's; a working folder with nothing to go on from is removed.
+
+    Args:
+        config: the settings of the run.
+        work: the working folder.
+    """
+    try:
+        yield
+    except BaseException as error:  # Ctrl-C too
+        saved = last_whole(work)
+        if saved is None and isinstance(error, InputError):  # nothing to go on from
+            shutil.rmtree(work, ignore_errors=True)
+        if found := explained(error, config, work, saved):
+            raise found from error
+        raise
 
 
 def explained(error: BaseException, config: TrainConfig, work: Path, saved: str | None) -> BurnishError | None:

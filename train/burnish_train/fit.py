@@ -8,7 +8,6 @@ together there and renamed to ``OUT``. A run that was killed goes on from the la
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from burnish_serve.errors import BurnishError, InputError
 from burnish_serve.runner import Runner
-from burnish_serve.tasks import Decoding, task_named
+from burnish_serve.tasks import Decoding, Task, task_named
 from burnish_train import checkpoint, faults, processes
+from burnish_train.arguments import arguments_for, callbacks_for, settle
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
-from burnish_train.deadline import Deadline
 from burnish_train.device import precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
@@ -34,16 +33,11 @@ from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
 from burnish_train.methods.pseudo import with_pseudo_labels
 from burnish_train.methods.teacher import Teacher
-from burnish_train.methods.unfreezing import Unfreeze
-from burnish_train.progress import SaveEvery, StepBar
 from burnish_train.result import write_result
 from burnish_train.speed import Speed, figures
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
 from burnish_train.work import last_whole, prepare
-
-# Steps between two points of the curve at the most, where the clock may end a run after few.
-TIMED_LOGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +100,8 @@ def train(
         if first:
             prepare(work, config, splits, resume=resume, overwrite=overwrite)
     last = get_last_checkpoint(str(work))
-    try:
+    with faults.told(config, work):
         return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, precision=precision)
-    except BaseException as error:  # Ctrl-C too
-        saved = last_whole(work)
-        if saved is None and isinstance(error, InputError):  # nothing to go on from
-            shutil.rmtree(work, ignore_errors=True)
-        if told := faults.explained(error, config, work, saved):
-            raise told from error
-        raise
 
 
 def _run(
@@ -153,8 +140,7 @@ def _run(
         f"{len(labels)} labels; {'GPU' if cuda else f'CPU with {processes.num_threads()} threads'}, "
         f"{precision}" + (f", {processes.count()} processes" if processes.count() > 1 else "")
     )
-    pooled = isinstance(model, PooledClassifier)
-    new_head = pooled or bool(task.head and task.head not in " ".join(model.config.architectures or ()))
+    new_head = has_new_head(model, task)
     if not origin and new_head and not labels:
         say(f"the head of {task.name} is new: {config.model} has none")
     if last:
@@ -178,20 +164,12 @@ def _run(
     if config.contrastive_steps and not last:
         say(f"drawing rows of one label together: {config.contrastive_steps} batches")
         trainer.draw_together(config.contrastive_steps, config.contrastive_learning_rate)
-    probed = new_head and (pooled or task.per_token) and not last
-    if probed and isinstance(target, Supervised) and target.probe_rows:
+    if not last and isinstance(target, Supervised) and starts_from_probe(model, target):
         say(f"starting the head from a linear probe of {min(len(splits.train), target.probe_rows)} rows")
         trainer.probe_head(target)
     if processes.count() > 1:
         transformers.set_seed(config.seed + processes.number())  # each drops out other elements
-    try:
-        trainer.train(resume_from_checkpoint=last)
-    except KeyboardInterrupt as error:
-        saved = last_whole(work) or "none yet, so it starts again"
-        raise BurnishError(
-            f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
-            f"{saved}; the same command with --resume goes on"
-        ) from error
+    learn(trainer, work, last)
     if trainer.average:
         trainer.average.take()
     if adapter:
@@ -211,6 +189,34 @@ def _run(
     return checkpoint.read_record(config.out)
 
 
+def has_new_head(model: Any, task: Task) -> bool:
+    """Return whether the head of a model that was just loaded has new weights."""
+    architectures = " ".join(model.config.architectures or ())
+    return isinstance(model, PooledClassifier) or bool(task.head and task.head not in architectures)
+
+
+def starts_from_probe(model: Any, target: Supervised) -> bool:
+    """Return whether the head of a model that was just loaded is to be started from a linear probe."""
+    linear = isinstance(model, PooledClassifier) or target.task.per_token
+    return linear and has_new_head(model, target.task) and target.probe_rows > 0
+
+
+def learn(trainer: TaskTrainer, work: Path, last: str | None) -> None:
+    """Let a Trainer learn, from one of its checkpoints on where there is one.
+
+    Raises:
+        BurnishError: it was interrupted; the message says how to go on.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except KeyboardInterrupt as error:
+        saved = last_whole(work) or "none yet, so it starts again"
+        raise BurnishError(
+            f"interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the last checkpoint is "
+            f"{saved}; the same command with --resume goes on"
+        ) from error
+
+
 def make_trainer(
     config: TrainConfig,
     work: Path,
@@ -224,40 +230,8 @@ def make_trainer(
     precision: str,
 ) -> TaskTrainer:
     """Return the Trainer of this run."""
-    task = runner.task
-    has_dev = bool(splits.dev)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=config.num_train_epochs,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_ratio,
-        optim="adamw_torch" if config.optim == "adam" else config.optim,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        per_device_train_batch_size=config.per_device_train_batch_size,
-        per_device_eval_batch_size=config.per_device_eval_batch_size,
-        train_sampling_strategy="group_by_length",
-        eval_strategy="epoch" if has_dev else "no",
-        save_strategy="epoch",
-        save_total_limit=2,
-        load_best_model_at_end=has_dev,
-        metric_for_best_model=task.metric if has_dev else None,
-        greater_is_better=True if has_dev else None,
-        seed=config.seed,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="steps",
-        logging_nan_inf_filter=False,  # a loss that is no number ends the run; see `burnish_train.faults`
-        average_tokens_across_devices=False,
-        restore_callback_states_from_checkpoint=True,  # the patience that is used up
-    )
+    metric = runner.task.metric
+    arguments = arguments_for(config, work, metric if splits.dev else None, cuda=cuda, precision=precision)
     train = [*splits.train, *splits.unlabelled]
     average = Average(model, config.ema_decay) if config.ema_decay else None
     trainer = TaskTrainer(
@@ -270,19 +244,7 @@ def make_trainer(
         teacher=Teacher(target, runner, model, train, config) if config.teacher and config.distill_alpha else None,
         average=average,
         speed=speed,
-        callbacks=[
-            speed,
-            StepBar(task.metric, speed),
-            SaveEvery(config.save_steps),
-            *([Deadline(config.max_minutes)] if config.max_minutes else []),
-            *([Unfreeze(model, config.unfreeze_every)] if config.unfreeze_every else []),
-            *([average] if average else []),
-        ],
+        callbacks=callbacks_for(config, model, metric, average, speed),
     )
-    rows: Any = trainer.train_dataset
-    every = max(1, int(len(rows) * config.num_train_epochs / config.per_device_train_batch_size / 100))
-    arguments.logging_steps = min(every, TIMED_LOGS) if config.max_minutes else every
-    trainer.remove_callback(transformers.PrinterCallback)
-    if has_dev and config.early_stopping_patience:
-        trainer.add_callback(transformers.EarlyStoppingCallback(config.early_stopping_patience))
+    settle(trainer, config)
     return trainer

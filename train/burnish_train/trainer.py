@@ -203,19 +203,22 @@ class TaskTrainer(transformers.Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Return loss and scores on the dev rows, as a user's rows are answered, in the precision of training."""
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.dev_scores().items()}
+        self.log(metrics)
+        self.control: transformers.TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def dev_scores(self) -> dict[str, float]:
+        """Return what `evaluate` does, by plain names, and tell nobody."""
         self.model.eval()
         averaged = self.average.in_place() if self.average else contextlib.nullcontext()
         with averaged, torch.no_grad(), self.autocast_smart_context_manager():
             answers = self.target.answered(self.runner, self.dev_asked, self.dev)
             losses = [self._loss(batch) for batch in self._batches(self.eval_dataset)]
         scores = self.runner.task.score([example.right for example in self.dev], answers, self.runner.reading)
-        found = {"loss": float(np.mean(losses)), **{k: v for k, v in scores.items() if isinstance(v, float)}}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log(metrics)
-        self.control: transformers.TrainerControl = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return {"loss": float(np.mean(losses)), **{k: v for k, v in scores.items() if isinstance(v, float)}}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the weights into a folder of Trainer's, and their average beside them."""

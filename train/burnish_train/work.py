@@ -32,8 +32,16 @@ def prepare(work: Path, config: TrainConfig, splits: Splits, *, resume: bool, ov
         InputError: something stands in the way that only the user can decide on.
     """
     rows = {f"rows of {name}": about.get("sha256") for name, about in splits.sources.items()}
-    settings = {**to_dict(config), **rows}
     check_place(config.out, overwrite=overwrite)
+    return take_up(work, {**to_dict(config), **rows}, resume=resume, overwrite=overwrite)
+
+
+def take_up(work: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> str | None:
+    """Make a working folder for a run with these settings, or find one; return the Trainer checkpoint to go on from.
+
+    Raises:
+        InputError: the folder cannot be made, or holds an unfinished run that is not to be gone on with so.
+    """
     begun = any(work.glob("checkpoint-*/trainer_state.json"))
     if work.exists() and not resume and (overwrite or not begun):
         shutil.rmtree(work)

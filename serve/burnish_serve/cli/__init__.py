@@ -15,6 +15,7 @@ import click
 # Every verb with its line of help, in the order of work; help must not import a verb.
 VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
+    "train-multitask": "train one encoder on several tasks; writes a checkpoint of each",
     "pretrain": "make an encoder from nothing but texts; writes a model folder",
     "search": "try settings of training; writes the best as a recipe",
     "cross-validate": "score a recipe on folds of its rows",
