@@ -29,6 +29,7 @@ from burnish_train.deadline import Deadline
 from burnish_train.device import precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
+from burnish_train.methods.augment import augmented
 from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
@@ -126,6 +127,8 @@ def _run(
 ) -> dict[str, Any]:
     with processes.first_alone():
         name = origin.make(work) if origin else config.model
+    if config.augment:
+        splits = augmented(splits, config, work, begun=bool(last), cuda=cuda, say=say)
     transformers.set_seed(config.seed)
     task = task_named(config.task)
     kind = KINDS[config.task]
@@ -164,7 +167,7 @@ def _run(
     learning, weights = shares(model)
     if learning < weights:
         say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
-    target = kind(task, config, labels, splits.train)
+    target = kind(task, config, labels, splits.labelled)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
     for callback in callbacks:
         trainer.add_callback(callback)
@@ -173,7 +176,7 @@ def _run(
         trainer.draw_together(config.contrastive_steps, config.contrastive_learning_rate)
     probed = new_head and (pooled or task.per_token) and not last
     if probed and isinstance(target, Supervised) and target.probe_rows:
-        say(f"starting the head from a linear probe of {min(len(splits.train), target.probe_rows)} rows")
+        say(f"starting the head from a linear probe of {min(len(splits.labelled), target.probe_rows)} rows")
         trainer.probe_head(target)
     if processes.count() > 1:
         transformers.set_seed(config.seed + processes.number())  # each drops out other elements
@@ -245,7 +248,7 @@ def make_trainer(
         average_tokens_across_devices=False,
         restore_callback_states_from_checkpoint=True,  # the patience that is used up
     )
-    train = [*splits.train, *splits.unlabelled]
+    train = [*splits.labelled, *splits.unlabelled]
     average = Average(model, config.ema_decay) if config.ema_decay else None
     trainer = TaskTrainer(
         runner,
