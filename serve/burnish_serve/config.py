@@ -78,7 +78,9 @@ def flags(config: type[Any], *, without: Sequence[str] = ()) -> Callable[[Callab
                 text += f"  [default: {item.default}]"
             name = flag_name(item.name)
             if typing.get_origin(kind) is tuple:
-                option = click.option(name, item.name, multiple=True, default=None, help=f"{text}; may be repeated")
+                one = click.Choice(item.metadata["choices"]) if item.metadata["choices"] else None
+                text += "; may be repeated"
+                option = click.option(name, item.name, multiple=True, type=one, default=None, help=text)
             elif kind is bool:
                 option = click.option(f"{name}/--no-{name[2:]}", item.name, default=None, help=text)
             else:
@@ -165,7 +167,9 @@ def _checked(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> tupl
         value = Path(value)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-            return tuple(value), None
+            other = [one for one in value if rules["choices"] and one not in rules["choices"]]
+            told = f"{name} must be of {', '.join(rules['choices'])}, not {other[0]!r}" if other else None
+            return tuple(value), told
         return value, f"{name} must be a list of texts, not {value!r}"
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         return value, f"{name} must be {_type_name(kind)}, not {value!r}"

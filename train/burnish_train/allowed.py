@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from burnish_serve.errors import InputError
 from burnish_serve.tasks import TASKS
 from burnish_serve.tasks.pooling import POOLINGS
+from burnish_serve.tasks.text_classification import ONE_OR_TWO_TEXTS
 from burnish_train.methods.names import PLATEAU
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def check(config: TrainConfig) -> None:
     """
     _check_task(config)
     _check_methods(config)
+    _check_augmentation(config)
     _check_pooling(config)
 
 
@@ -78,6 +80,17 @@ def _check_methods(config: TrainConfig) -> None:
         raise InputError(f"lr_scheduler_type {PLATEAU!r} follows the dev score and no clock; leave out max_minutes")
     if config.lr_scheduler_type == PLATEAU and not config.dev and not config.dev_fraction:
         raise InputError(f"lr_scheduler_type {PLATEAU!r} follows the dev score: give dev rows")
+
+
+def _check_augmentation(config: TrainConfig) -> None:
+    """Refuse changed words where a label points at them, and a model that changes none."""
+    if config.augment and TASKS[config.task].columns != ONE_OR_TWO_TEXTS:
+        known = ", ".join(name for name in sorted(TASKS) if TASKS[name].columns == ONE_OR_TWO_TEXTS)
+        raise InputError(
+            f"augment is for tasks whose labels hold for whole texts, which are {known}; {config.task} looks at words"
+        )
+    if config.augment_model and "replace" not in config.augment:
+        raise InputError("augment_model is what words are replaced by: give --augment replace too")
 
 
 def _check_pooling(config: TrainConfig) -> None:

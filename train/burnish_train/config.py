@@ -14,7 +14,7 @@ from burnish_serve.tasks.pooling import POOLINGS
 from burnish_serve.tasks.tagging import SCHEMES
 from burnish_serve.text import ON_LONG
 from burnish_train.allowed import check
-from burnish_train.methods.names import OPTIMIZERS, SCHEDULES
+from burnish_train.methods.names import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
 
 SEARCH = "search"
 """The table of a recipe that is no setting."""
@@ -74,6 +74,19 @@ class TrainConfig:
         minimum=0,
     )
     contrastive_learning_rate: float = setting("highest learning rate of these steps", default=5e-5, minimum=0)
+    augment: tuple[str, ...] = setting(
+        "also learn from copies of the train rows with words changed: replaced by those that a masked language model "
+        "puts there, swapped with their neighbours, or deleted; for few rows",
+        default=(),
+        choices=AUGMENTATIONS,
+    )
+    augment_copies: int = setting("how many changed copies of each row", default=1, minimum=1)
+    augment_share: float = setting(
+        "share of a text's words that are changed, at least one", default=0.1, minimum=0.001, below=1
+    )
+    augment_model: str | None = setting(
+        "masked language model that replaces words; the encoder itself where none is given", default=None
+    )
     ema_decay: float = setting(
         "score and keep a moving average of the weights, of which a step leaves so much; 0 for the weights themselves",
         default=0.0,

@@ -76,6 +76,13 @@ class Splits:
     warnings: tuple[str, ...]
     unlabelled: tuple[Example, ...] = ()
     """Rows without labels."""
+    augmented: tuple[Example, ...] = ()
+    """Copies of train rows with words changed; see `burnish_train.methods.augment`."""
+
+    @property
+    def labelled(self) -> list[Example]:
+        """Return the rows to learn from that have a label: those of train, and their changed copies."""
+        return [*self.train, *self.augmented]
 
 
 def read_splits(config: TrainConfig) -> Splits:

@@ -28,6 +28,7 @@ from burnish_train.data import Splits, read_splits
 from burnish_train.device import precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
+from burnish_train.methods.augment import augmented
 from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
@@ -119,6 +120,8 @@ def _run(
 ) -> dict[str, Any]:
     with processes.first_alone():
         name = origin.make(work) if origin else config.model
+    if config.augment:
+        splits = augmented(splits, config, work, begun=bool(last), cuda=cuda, say=say)
     transformers.set_seed(config.seed)
     task = task_named(config.task)
     kind = KINDS[config.task]
@@ -156,7 +159,7 @@ def _run(
     learning, weights = shares(model)
     if learning < weights:
         say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
-    target = kind(task, config, labels, splits.train)
+    target = kind(task, config, labels, splits.labelled)
     speed = Speed()
     trainer = make_trainer(config, work, splits, model, runner, target, speed, cuda=cuda, precision=precision)
     for callback in callbacks:
@@ -165,7 +168,7 @@ def _run(
         say(f"drawing rows of one label together: {config.contrastive_steps} batches")
         trainer.draw_together(config.contrastive_steps, config.contrastive_learning_rate)
     if not last and isinstance(target, Supervised) and starts_from_probe(model, target):
-        say(f"starting the head from a linear probe of {min(len(splits.train), target.probe_rows)} rows")
+        say(f"starting the head from a linear probe of {min(len(splits.labelled), target.probe_rows)} rows")
         trainer.probe_head(target)
     if processes.count() > 1:
         transformers.set_seed(config.seed + processes.number())  # each drops out other elements
@@ -232,7 +235,7 @@ def make_trainer(
     """Return the Trainer of this run."""
     metric = runner.task.metric
     arguments = arguments_for(config, work, metric if splits.dev else None, cuda=cuda, precision=precision)
-    train = [*splits.train, *splits.unlabelled]
+    train = [*splits.labelled, *splits.unlabelled]
     average = Average(model, config.ema_decay) if config.ema_decay else None
     trainer = TaskTrainer(
         runner,

@@ -131,6 +131,8 @@ def _settings(config: CompressConfig, record: dict[str, Any]) -> TrainConfig:
         learning_rate=rate,
         device=config.device,
         contrastive_steps=0,
+        augment=(),
+        augment_model=None,
         lora_rank=0,
         early_stopping_patience=0,
         max_minutes=0.0,

@@ -1,4 +1,4 @@
-"""Names of optimizers and schedules, apart from the code that needs PyTorch: the command's help shows them at once.
+"""Names that settings take, apart from the code that needs PyTorch: the command's help shows them at once.
 
 >>> "linear" in SCHEDULES
 True
@@ -20,3 +20,6 @@ SCHEDULES = (
     PLATEAU,
 )
 """transformers' names, and triangles."""
+
+AUGMENTATIONS = ("replace", "swap", "delete")
+"""Ways to change words of a row to train on."""
