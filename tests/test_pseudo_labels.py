@@ -12,7 +12,7 @@ import transformers
 from burnish_serve.errors import InputError
 from burnish_train import train
 from burnish_train.data import read_splits
-from burnish_train.methods.pseudo import with_pseudo_labels
+from burnish_train.methods.pseudo import spread, with_pseudo_labels
 from tiny_model import LABELS, labelled_rows, write_rows
 from training import record_of
 
@@ -105,10 +105,65 @@ def test_where_it_is_sure_of_nothing_that_is_said(given, train_config):
     assert not train_config().out.with_name("run.partial").exists()
 
 
+class Given:
+    """Vectors of length 1 that are drawn by a text and a model: some are near, most are not."""
+
+    def __init__(self, model: str, **_) -> None:
+        self.model = model
+
+    def __call__(self, rows):
+        drawn = [np.random.default_rng([*self.model.encode(), *row[0].encode()]).normal(size=3) for row in rows]
+        return np.stack([one / np.linalg.norm(one) for one in drawn]).astype(np.float32)
+
+
+def weights_of(vectors):
+    """Return the weights between texts, dense: exp(-d^2/0.1) of each and its ten nearest."""
+    distances = ((vectors[:, None] - vectors[None]) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    weights = np.zeros_like(distances)
+    for row, own in enumerate(distances):
+        places = np.argsort(own)[:10]
+        weights[row, places] = np.exp(-own[places] / 0.1)
+    return np.maximum(weights, weights.T)
+
+
+def test_labels_spread_over_the_nearest_texts(given, tiny_encoder, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr("burnish_train.methods.pseudo.Vectors", Given)
+    config = given(label_spreading=True, pseudo_label_threshold=0.0)
+    splits = read_splits(config)
+    rows = [*splits.train, *splits.unlabelled, *splits.dev]
+    each = [Given(str(model))([row.texts for row in rows]).astype(float) for model in (tiny_encoder, tiny_checkpoint)]
+    weights = weights_of(np.hstack(each) / np.sqrt(2))
+    degrees = weights.sum(0)
+    known = np.zeros((len(rows), len(LABELS)))
+    for number, row in enumerate(splits.train):
+        known[number, LABELS.index(row.right)] = 1
+    normed = weights / np.sqrt(degrees[:, None] * degrees[None])
+    wanted = np.linalg.solve(np.eye(len(rows)) - 0.95 * normed, known)  # Zhou's closed form
+    wanted = (wanted / wanted.sum(-1, keepdims=True))[len(splits.train) :]
+    assert wanted.max(-1).std() > 0.05, "else all are alike"
+    found = spread(splits, LABELS, config, "cpu")
+    assert np.abs(found - wanted).max() < 1e-3
+    after, told = with_pseudo_labels(splits, LABELS, config)
+    guessed, texts = [LABELS[number] for number in wanted.argmax(-1)], len(splits.unlabelled)
+    assert [row.right for row in after.train[len(splits.train) :]] == guessed[:texts]
+    share = np.mean([label == row.right for label, row in zip(guessed[texts:], splits.dev, strict=True)])
+    assert told.endswith(f"of {len(splits.dev)} dev rows like them {share:.1%} are right")
+
+
+def test_labels_spread_without_a_teacher(given, train_config):
+    said: list[str] = []
+    train(given(teacher=(), label_spreading=True, pseudo_label_threshold=0.0, num_train_epochs=1.0), log=said.append)
+    assert record_of(train_config().out)["data"]["unlabelled"]["pseudo_labelled"] == 95
+    assert any(line.startswith("95 of 95 texts") for line in said)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"pseudo_label_threshold": 0.9}, "give --unlabelled FILE too"),
+        ({"label_spreading": True}, "label_spreading is for rows without labels"),
+        ({"label_spreading": True, "unlabelled": "a", "dev_fraction": 0.0}, "label_spreading is checked on dev rows"),
         (
             {"pseudo_label_threshold": 0.9, "unlabelled": "a", "teacher": ("b",), "dev_fraction": 0.0},
             "is checked on dev rows",

@@ -56,14 +56,18 @@ def _check_methods(config: TrainConfig) -> None:
     for name in ("rdrop_alpha", "teacher"):
         if getattr(config, name) and config.task in UNCOMPARED:
             raise InputError(f"{name} is not for {config.task}, whose outputs are compared with nothing")
-    if config.unlabelled and not config.teacher:
-        raise InputError("unlabelled rows are learned from by a teacher's scores: give --teacher CHECKPOINT too")
+    if config.unlabelled and not config.teacher and not config.label_spreading:
+        raise InputError(
+            "unlabelled rows are learned from by a teacher's scores or by labels that spread to them: give "
+            "--teacher CHECKPOINT or --label-spreading too"
+        )
     if config.unlabelled and TASKS[config.task].problem_type != "single_label_classification":
         raise InputError(f"unlabelled is for tasks that give one label, not {config.task}")
-    if config.pseudo_label_threshold and not config.unlabelled:
-        raise InputError("pseudo_label_threshold is for rows without labels: give --unlabelled FILE too")
-    if config.pseudo_label_threshold and not config.dev and not config.dev_fraction:
-        raise InputError("pseudo_label_threshold is checked on dev rows: give them")
+    for name in ("pseudo_label_threshold", "label_spreading"):
+        if getattr(config, name) and not config.unlabelled:
+            raise InputError(f"{name} is for rows without labels: give --unlabelled FILE too")
+        if getattr(config, name) and not config.dev and not config.dev_fraction:
+            raise InputError(f"{name} is checked on dev rows: give them")
     if config.keep_feed_forward > 1:
         raise InputError(f"keep_feed_forward is a share, at most 1, not {config.keep_feed_forward}")
     if config.contrastive_steps and TASKS[config.task].problem_type != "single_label_classification":

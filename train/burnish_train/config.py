@@ -146,9 +146,16 @@ class TrainConfig:
     )
     distill_hidden: float = setting("weight of the distance to the teacher's vectors", default=0.0, minimum=0)
     distill_attention: float = setting("weight of the distance to the teacher's attention", default=0.0, minimum=0)
-    unlabelled: str | None = setting("rows without labels, learned from by the teacher's scores alone", default=None)
+    unlabelled: str | None = setting(
+        "rows without labels, learned from by the teacher's scores, or with labels that are guessed", default=None
+    )
+    label_spreading: bool = setting(
+        "take these as labelled rows, with the labels that spread to them from rows near by; by the vectors of the "
+        "model, and of teachers where there are any",
+        default=False,
+    )
     pseudo_label_threshold: float = setting(
-        "of these, take those whose label the teacher scores so high, as labelled rows; 0 for all of them, by scores",
+        "take those alone whose label scores so high, as labelled rows; 0 for all, by the teacher's scores",
         default=0.0,
         minimum=0,
         below=1,

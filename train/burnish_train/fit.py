@@ -90,7 +90,7 @@ def train(
     precision = precision_of(config.precision, cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
     checkpoint.quiet()
-    if config.pseudo_label_threshold:
+    if config.pseudo_label_threshold or config.label_spreading:
         labels = KINDS[config.task].labels_of(splits.names, config)
         splits, trusted = with_pseudo_labels(splits, labels, config, device="cuda" if cuda else "cpu")
         say(trusted)
@@ -160,8 +160,7 @@ def _run(
     if learning < weights:
         say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     target = kind(task, config, labels, splits.labelled)
-    speed = Speed()
-    trainer = make_trainer(config, work, splits, model, runner, target, speed, cuda=cuda, precision=precision)
+    trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
     for callback in callbacks:
         trainer.add_callback(callback)
     if config.contrastive_steps and not last:
@@ -182,7 +181,7 @@ def _run(
     own = {
         "weights_learned": learning,
         "processes": processes.count(),
-        "speed": figures(speed, model, "cuda" if cuda else "cpu", precision),
+        "speed": figures(trainer.speed, model, "cuda" if cuda else "cpu", precision),
         **(origin.record if origin else {}),
     }
     processes.wait()
@@ -227,7 +226,6 @@ def make_trainer(
     model: Any,
     runner: Runner,
     target: Target,
-    speed: Speed,
     *,
     cuda: bool,
     precision: str,
@@ -237,6 +235,7 @@ def make_trainer(
     arguments = arguments_for(config, work, metric if splits.dev else None, cuda=cuda, precision=precision)
     train = [*splits.labelled, *splits.unlabelled]
     average = Average(model, config.ema_decay) if config.ema_decay else None
+    speed = Speed()
     trainer = TaskTrainer(
         runner,
         model,

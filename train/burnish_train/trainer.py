@@ -50,7 +50,7 @@ class TaskTrainer(transformers.Trainer):
         arguments: transformers' settings.
         teacher: whose scores are learned from too.
         average: of the weights, which is scored and kept in their place.
-        speed: is told of each batch.
+        speed: is told of each batch; a new one where none is given.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TaskTrainer(transformers.Trainer):
         self.target = target
         self.teacher = teacher
         self.average = average
-        self.speed = speed
+        self.speed = speed or Speed()
         self.dev = list(dev)
         self.dev_asked = runner.examine([example.asked for example in dev])
         target.meet(runner)
@@ -142,8 +142,7 @@ class TaskTrainer(transformers.Trainer):
         (Miyato et al., 2017, arXiv:1605.07725).
         """
         ids = inputs["input_ids"]
-        if self.speed:
-            self.speed.add(inputs["attention_mask"])
+        self.speed.add(inputs["attention_mask"])
         inputs = {**inputs, "input_ids": self._with_holes(ids)}
         with self._dropout():
             loss = super().training_step(model, dict(inputs), *rest)

@@ -133,6 +133,8 @@ def _settings(config: CompressConfig, record: dict[str, Any]) -> TrainConfig:
         contrastive_steps=0,
         augment=(),
         augment_model=None,
+        label_spreading=False,
+        pseudo_label_threshold=0.0,
         lora_rank=0,
         early_stopping_patience=0,
         max_minutes=0.0,

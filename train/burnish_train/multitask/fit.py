@@ -93,8 +93,7 @@ def train_multitask(
             say(f"going on from {last}")
         adapter = prepare_model(model, config.shared, lambda: None)
         learning = shares(model)[0]
-        speed = Speed()
-        trainer = make_trainer(config, work, parts, model, speed, cuda=cuda, precision=precision)
+        trainer = make_trainer(config, work, parts, model, cuda=cuda, precision=precision)
         for callback in callbacks:
             trainer.add_callback(callback)
         if not last:
@@ -104,7 +103,10 @@ def train_multitask(
             trainer.average.take()
         if adapter:
             adapter.merge()
-        own = {"weights_learned": learning, "speed": figures(speed, model, "cuda" if cuda else "cpu", precision)}
+        own = {
+            "weights_learned": learning,
+            "speed": figures(trainer.speed, model, "cuda" if cuda else "cpu", precision),
+        }
         return write_results(config, work, trainer, started, own)
 
 
@@ -164,18 +166,12 @@ def assemble(
 
 
 def make_trainer(
-    config: MultitaskConfig,
-    work: Path,
-    parts: Sequence[Part],
-    model: MultitaskModel,
-    speed: Speed,
-    *,
-    cuda: bool,
-    precision: str,
+    config: MultitaskConfig, work: Path, parts: Sequence[Part], model: MultitaskModel, *, cuda: bool, precision: str
 ) -> MultitaskTrainer:
     """Return the Trainer of this run."""
     shared = config.shared
     average = Average(model, shared.ema_decay) if shared.ema_decay else None
+    speed = Speed()
     metric = MEAN_SCORE if parts[0].dev else None
     trainer = MultitaskTrainer(
         parts,
