@@ -317,7 +317,7 @@ train = "two.jsonl"
         ('name = "two"', 'name = "one"', "several tasks are named 'one'"),
         ('name = "two"', 'name = "../two"', "name '../two' is no folder's"),
         ('name = "two"', "weight = 0.0", "task 2: name is needed.*; weight must be at least 0.001"),
-        ('train = "two.jsonl"', "", "task two: train is needed"),
+        ('train = "two.jsonl"', "", "task two: train is missing"),
         (
             'name = "two"',
             'name = "two"\nlearning_rate = 1e-4\nseed = 1',

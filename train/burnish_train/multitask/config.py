@@ -46,6 +46,12 @@ WITHOUT = (
     "distill_hidden",
     "distill_attention",
     "unlabelled",
+    "label_spreading",
+    "pseudo_label_threshold",
+    "augment",
+    "augment_copies",
+    "augment_share",
+    "augment_model",
     "mlm_probability",
     "whole_word_masking",
     "pack_texts",
@@ -144,6 +150,8 @@ def _read_table(table: Mapping[str, Any], shared: TrainConfig, where: str) -> tu
     refuse(table, WITHOUT, where, "is not for several tasks")
     fields = {item.name for item in dataclasses.fields(TrainConfig)}
     refuse(table, fields - {*OF_TASK, *OF_BOTH}, where, "is shared by all tasks: set it above their tables")
+    if "train" not in table:
+        raise InputError(f"{where}: train is missing, the rows that this task learns from")
     own = {item.name for item in dataclasses.fields(Named)}
     named = configure(Named, {k: v for k, v in table.items() if k in own}, source=where)
     common = {k: v for k, v in dataclasses.asdict(shared).items() if k not in OF_TASK}
