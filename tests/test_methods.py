@@ -83,7 +83,7 @@ def test_what_a_model_has_not_is_said(train_config, settings, message):
     ("settings", "message"),
     [
         ({"lora_rank": 4, "freeze_layers": 1}, "lora_rank freezes the encoder itself"),
-        ({"unlabelled": "a.jsonl"}, "give --teacher CHECKPOINT too"),
+        ({"unlabelled": "a.jsonl"}, "give --teacher CHECKPOINT or --label-spreading too"),
         ({"distill_hidden": 1.0, "teacher": ("a", "b")}, "look into one teacher"),
         ({"task": "fill-mask", "rdrop_alpha": 1.0}, "rdrop_alpha is not for fill-mask"),
         ({"task": "regression", "focal_gamma": 2.0}, "focal_gamma is for tasks that give labels"),

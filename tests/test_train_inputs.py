@@ -26,7 +26,8 @@ def test_every_recipe_loads():
     recipes = sorted(path for path in RECIPES.rglob("*.toml") if not path.name.startswith("pretrain"))  # another verb's
     assert {"intent.toml", "sentiment.toml"} <= {path.name for path in recipes}
     for path in recipes:
-        config = read_recipe(path, model="encoder", train="train.jsonl", out="runs/a")
+        given = {"unlabelled": "texts.jsonl"} if "label_spreading" in path.read_text(encoding="utf-8") else {}
+        config = read_recipe(path, model="encoder", train="train.jsonl", out="runs/a", **given)
         assert config.out == Path("runs/a")
         first = path.read_text(encoding="utf-8").splitlines()[0]
         verb = "search" if read_table(path) else "train"

@@ -16,7 +16,7 @@ from burnish_serve.cli.verb import Report, verb
 from burnish_serve.config import configure, flags
 
 
-@click.command(short_help="turn a checkpoint into an optimized, quantized, proven bundle")
+@click.command(short_help="turn a checkpoint into a fast, quantized, proven bundle")
 @click.argument("checkpoint")
 @flags(ExportConfig, without=("checkpoint",))
 @click.option("--overwrite", is_flag=True, help="replace what stands at --out")

@@ -49,7 +49,7 @@ def train(recipe: Path | None, resume: bool, overwrite: bool, **given: Any) -> R
     return Report({"checkpoint": str(config.out), **record}, "\n".join(lines))
 
 
-@click.command(short_help="make an encoder from nothing but texts; writes a model folder")
+@click.command(short_help="make an encoder from nothing but texts")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path), metavar="[RECIPE.toml]")
 @flags(PretrainConfig)
 @click.option("--resume", is_flag=True, help="go on with the unfinished run of the same --out")

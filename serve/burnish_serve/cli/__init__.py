@@ -15,14 +15,14 @@ import click
 # Every verb with its line of help, in the order of work; help must not import a verb.
 VERBS = {
     "train": "fine-tune an encoder on labelled rows; writes a checkpoint",
-    "train-multitask": "train one encoder on several tasks; writes a checkpoint of each",
-    "pretrain": "make an encoder from nothing but texts; writes a model folder",
+    "train-multitask": "train one encoder on several tasks; writes checkpoints",
+    "pretrain": "make an encoder from nothing but texts",
     "search": "try settings of training; writes the best as a recipe",
     "cross-validate": "score a recipe on folds of its rows",
     "audit": "find what is likely wrong in labelled rows",
     "soup": "average the weights of checkpoints into one",
     "compress": "make a checkpoint smaller and faster",
-    "export": "turn a checkpoint into an optimized, quantized, proven bundle",
+    "export": "turn a checkpoint into a fast, quantized, proven bundle",
     "predict": "answer the rows of a file, or texts",
     "serve": "answer over HTTP",
     "evaluate": "score a bundle or a checkpoint on labelled rows",

@@ -19,7 +19,7 @@ from burnish_train.config import TrainConfig
 from burnish_train.multitask.config import OF_TASK, WITHOUT, MixConfig, read_recipe
 
 
-@click.command(short_help="train one encoder on several tasks; writes a checkpoint of each")
+@click.command(short_help="train one encoder on several tasks; writes checkpoints")
 @click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE.toml")
 @flags(MixConfig)
 @flags(TrainConfig, without=(*OF_TASK, *WITHOUT))
