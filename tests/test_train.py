@@ -19,7 +19,7 @@ from burnish_serve.config import to_dict
 from burnish_serve.errors import DeviceError
 from burnish_train import TrainConfig, checkpoint, fit, train
 from burnish_train.data import read_splits
-from burnish_train.device import precision_of, use_cuda
+from burnish_train.device import check_precision, precision_of, use_cuda
 from burnish_train.losses import cross_entropy
 from burnish_train.progress import StepBar
 from tiny_model import LABELS, labelled_rows, write_rows
@@ -236,15 +236,30 @@ def test_without_dev_rows_the_last_step_is_kept(train_config, tmp_path):
     assert (tmp_path / "run" / "dev.jsonl").read_bytes() == b""
 
 
-def test_bf16_is_taken_where_the_processor_has_it(monkeypatch):
-    for features, wanted in ((("avx512_bf16",), "bf16"), (("amx_bf16",), "bf16"), (("avx2",), "fp32")):
-        monkeypatch.setattr("burnish_serve.machine.cpu_features", lambda features=features: features)
-        assert precision_of("auto", cuda=False) == wanted
-    assert precision_of("bf16", cuda=False) == "bf16"
-    assert precision_of("fp32", cuda=False) == "fp32"
-    assert precision_of("fp16", cuda=True) == "fp16"
+@pytest.mark.parametrize(
+    ("features", "times", "wanted"),
+    [(("avx512_bf16",), 2.0, "bf16"), (("amx_bf16",), 8.0, "bf16"), (("avx512_bf16",), 0.5, "fp32")],
+)
+def test_bf16_is_taken_where_the_processor_is_faster_with_it(monkeypatch, tmp_path, features, times, wanted):
+    monkeypatch.setattr("burnish_serve.machine.cpu_features", lambda: features)
+    monkeypatch.setattr("burnish_train.device.peak", lambda device, kind: {"fp32": 1e9, "bf16": times * 1e9}[kind])
+    assert precision_of("auto", tmp_path, cuda=False) == wanted
+    monkeypatch.setattr("burnish_train.device.peak", lambda device, kind: {"fp32": times * 1e9, "bf16": 1e9}[kind])
+    assert precision_of("auto", tmp_path, cuda=False) == wanted, "a run that is resumed goes on as it began"
+
+
+def test_bf16_is_not_timed_where_the_processor_has_it_not(monkeypatch, tmp_path):
+    monkeypatch.setattr("burnish_serve.machine.cpu_features", lambda: ("avx2",))
+    monkeypatch.setattr("burnish_train.device.peak", None)
+    assert precision_of("auto", tmp_path, cuda=False) == "fp32"
+
+
+def test_a_precision_that_was_asked_for_is_taken(tmp_path):
+    for asked in ("bf16", "fp32", "fp16"):
+        assert precision_of(asked, tmp_path, cuda=True) == asked
+        check_precision(asked, cuda=True)
     with pytest.raises(DeviceError, match="fp16 needs a GPU"):
-        precision_of("fp16", cuda=False)
+        check_precision("fp16", cuda=False)
 
 
 def test_bf16_trains_and_what_is_written_is_float32(train_config, tmp_path):

@@ -202,7 +202,7 @@ class TrainConfig:
     save_steps: int = setting("also save every so many steps, to resume from; 0 for epochs only", default=0, minimum=0)
     device: str = setting("where to train", default="auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
-        "bf16 and fp16 are automatic mixed precision; auto takes bf16 where the machine has it",
+        "bf16 and fp16 are automatic mixed precision; auto takes bf16 where the machine is faster with it",
         default="auto",
         choices=("auto", "fp32", "bf16", "fp16"),
     )

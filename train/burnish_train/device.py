@@ -1,14 +1,26 @@
 """Where training runs and in which precision: what was asked for, checked against what the machine has.
 
->>> use_cuda("auto"), precision_of("auto", cuda=False)  # doctest: +SKIP
+That a processor has instructions for bfloat16 does not say that it is faster with them: one without tiles was seen to
+multiply in float32 at twice the speed (bench/LOG.md). So both are timed.
+
+>>> use_cuda("auto"), precision_of("auto", Path("runs/a.partial"), cuda=False)  # doctest: +SKIP
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 
 from burnish_serve import machine
 from burnish_serve.errors import DeviceError
+from burnish_serve.writing import write_text
+from burnish_train.speed import peak
+
+KEPT = "precision"
+"""The file of a working folder that holds what was chosen: a run that is resumed goes on in it."""
+WORTH = 1.2
+"""How many times faster bfloat16 must be to be taken."""
 
 
 def use_cuda(device: str) -> bool:
@@ -27,18 +39,36 @@ def use_cuda(device: str) -> bool:
     return False
 
 
-def precision_of(asked: str, *, cuda: bool) -> str:
-    """Return what the forward pass computes in: ``fp32``, or ``bf16`` or ``fp16`` by automatic mixed precision.
+def check_precision(asked: str, *, cuda: bool) -> None:
+    """Refuse what the device cannot multiply in.
 
     Raises:
         DeviceError: float16 was asked for without a GPU.
     """
     if asked == "fp16" and not cuda:
         raise DeviceError("--precision fp16 needs a GPU; a CPU multiplies in bf16 or fp32")
+
+
+def precision_of(asked: str, work: Path, *, cuda: bool) -> str:
+    """Return what the forward pass computes in: ``fp32``, or ``bf16`` or ``fp16`` by automatic mixed precision.
+
+    Args:
+        asked: one of these, or ``auto`` for the faster of float32 and bfloat16.
+        work: the folder of the run, which remembers what was chosen.
+        cuda: whether a GPU computes.
+    """
     if asked != "auto":
         return asked
+    kept = work / KEPT
+    if not kept.exists():
+        write_text(kept, "bf16" if _bf16_is_faster(cuda=cuda) else "fp32")
+    return kept.read_text(encoding="utf-8")
+
+
+def _bf16_is_faster(*, cuda: bool) -> bool:
+    """Return whether products in bfloat16 are worth it: known of GPUs, timed on processors that have them at all."""
     if cuda:
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bool({"avx512_bf16", "amx_bf16"} & set(machine.cpu_features()))
-    return "bf16" if fast else "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not {"avx512_bf16", "amx_bf16"} & set(machine.cpu_features()):
+        return False
+    return peak("cpu", "bf16") > WORTH * peak("cpu", "fp32")

@@ -25,7 +25,7 @@ from burnish_train import checkpoint, faults, processes
 from burnish_train.arguments import arguments_for, callbacks_for, settle
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
-from burnish_train.device import precision_of, use_cuda
+from burnish_train.device import check_precision, precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
 from burnish_train.methods.augment import augmented
@@ -87,7 +87,7 @@ def train(
         raise InputError(f"--out {config.out} names no new folder; give one, such as --out runs/a")
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
-    precision = precision_of(config.precision, cuda=cuda)
+    check_precision(config.precision, cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
     checkpoint.quiet()
     if config.pseudo_label_threshold or config.label_spreading:
@@ -100,6 +100,7 @@ def train(
     with processes.first_alone() as first:
         if first:
             prepare(work, config, splits, resume=resume, overwrite=overwrite)
+        precision = precision_of(config.precision, work, cuda=cuda)
     last = get_last_checkpoint(str(work))
     with faults.told(config, work):
         return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, precision=precision)

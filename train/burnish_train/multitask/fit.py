@@ -22,7 +22,7 @@ from burnish_serve.tasks import Decoding, task_named
 from burnish_train import checkpoint, faults, processes
 from burnish_train.arguments import arguments_for, callbacks_for, settle
 from burnish_train.data import Splits, read_splits
-from burnish_train.device import precision_of, use_cuda
+from burnish_train.device import check_precision, precision_of, use_cuda
 from burnish_train.fit import learn, starts_from_probe
 from burnish_train.kinds import KINDS
 from burnish_train.methods.average import Average
@@ -71,7 +71,7 @@ def train_multitask(
         raise InputError(f"--out {config.out} names no new folder; give one, such as --out runs/a")
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.shared.device)
-    precision = precision_of(config.shared.precision, cuda=cuda)
+    check_precision(config.shared.precision, cuda=cuda)
     splits = {name: read_splits(settings) for name, settings in config.tasks.items()}
     for name, some in splits.items():
         for warning in some.warnings:
@@ -82,6 +82,7 @@ def train_multitask(
     checkpoint.quiet()
     check_place(config.out, overwrite=overwrite, record=RECORD, what="a run of several tasks")
     last = take_up(work, _settings(config, splits), resume=resume, overwrite=overwrite)
+    precision = precision_of(config.shared.precision, work, cuda=cuda)
     with faults.told(config.shared, work):
         transformers.set_seed(config.shared.seed)
         if not cuda:
