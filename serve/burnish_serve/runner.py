@@ -29,7 +29,7 @@ from burnish_serve.text import TextEncoder
 # Padded tokens of one batch: on two cores 512 was 4 % ahead of 1,024 for short texts (bench/LOG.md).
 MAX_BATCH_TOKENS = 512
 # What a run costs by itself, in tokens: measured on one core (bench/LOG.md).
-RUN_TOKENS = 18
+RUN_TOKENS = 8
 # Rows that a stream sorts by length at a time: enough for batches of like length, little enough to be no memory.
 WINDOW = 4096
 # Rows decoded at a time where each token's outputs are as many as the words of a vocabulary.
