@@ -124,16 +124,16 @@ class _Moments:
         return torch.einsum("ohs,oht,hst->h", way, way, apart)
 
 
-@torch.no_grad()
 def _silence(layers: list[torch.nn.Linear], heads: int, idle: torch.Tensor, mean: torch.Tensor) -> None:
     """Make all weights of some heads zero, and what they give in the mean a part of the bias behind them."""
     *inward, out = layers
-    for layer in inward:  # one layer may make queries, keys and values one behind another
-        layer.weight.unflatten(0, (-1, heads, out.in_features // heads))[:, idle] = 0
-        if layer.bias is not None:
-            layer.bias.unflatten(0, (-1, heads, out.in_features // heads))[:, idle] = 0
-    way = out.weight.unflatten(1, (heads, -1))
-    if out.bias is not None:
-        given = mean.to(way.device, way.dtype)[idle]
-        out.bias += torch.einsum("ohs,hs->o", way[:, idle], given)
-    way[:, idle] = 0
+    with torch.no_grad():
+        for layer in inward:  # one layer may make queries, keys and values one behind another
+            layer.weight.unflatten(0, (-1, heads, out.in_features // heads))[:, idle] = 0
+            if layer.bias is not None:
+                layer.bias.unflatten(0, (-1, heads, out.in_features // heads))[:, idle] = 0
+        way = out.weight.unflatten(1, (heads, -1))
+        if out.bias is not None:
+            given = mean.to(way.device, way.dtype)[idle]
+            out.bias += torch.einsum("ohs,hs->o", way[:, idle], given)
+        way[:, idle] = 0
