@@ -7,15 +7,18 @@ import json
 import shutil
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from burnish_serve import load
 from burnish_serve.errors import BurnishError, InputError, QualityGateError
 from burnish_serve.evaluation import evaluate, read_labelled
+from burnish_train import checkpoint
 from burnish_train.compress import run
 from burnish_train.compress.config import CompressConfig
 from burnish_train.compress.frontier import Tried, table, taken
 from burnish_train.compress.students import Student, smaller, students
+from burnish_train.methods.attention import silent_heads
 from training import record_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")
@@ -29,6 +32,15 @@ def test_students_come_from_the_largest_that_should_be_fast_enough():
     assert costs == sorted(costs, reverse=True)
     assert students(6, 1.0)[0] == Student(6, 1.0)
     assert not students(2, 9.0)
+
+
+def test_students_of_fewer_heads_may_be_deeper():
+    assert students(6, 2.0)[0] == Student(3, 0.75)
+    found = students(6, 2.0, 0.5)
+    assert {one.heads for one in found} == {0.5}
+    assert found[0] == Student(4, 0.75, 0.5)
+    assert found[0].name == "4-layers-0.75-heads-0.5"
+    assert Student(3, 0.75).name == "3-layers-0.75"
 
 
 def test_what_was_too_slow_tells_how_small_the_next_must_be():
@@ -66,7 +78,7 @@ def quick(make_bundle, monkeypatch):
 
 
 def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_path, monkeypatch, quick):
-    monkeypatch.setattr(run, "students", lambda layers, _: [Student(layers - 1, 1.0), Student(1, 0.5)])
+    monkeypatch.setattr(run, "students", lambda layers, *_: [Student(layers - 1, 1.0), Student(1, 0.5)])
     config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", speedup=2.0, max_drop=0.2, device="cpu")
     found = run.compress(config)
     assert found["taken"] == "1-layers-1"
@@ -83,6 +95,21 @@ def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_p
     assert json.loads((config.out / "compression.json").read_text())["taken"] == "1-layers-1"
     with pytest.raises(InputError, match="exists already"):
         run.compress(config)
+
+
+def test_students_lose_the_heads_that_were_asked_for(mean_checkpoint, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(run, "students", lambda layers, _, heads: [Student(layers, 1.0, heads)])
+    settings = {"checkpoint": mean_checkpoint, "out": tmp_path / "small", "max_drop": 1.0, "device": "cpu"}
+    with pytest.raises(InputError, match="keep_heads is a share"):
+        run.compress(CompressConfig(**settings, keep_heads=2.0))
+    assert not list(tmp_path.iterdir()), "it is said before anything is done"
+    found = run.compress(CompressConfig(**settings, keep_heads=0.5, num_train_epochs=1.0))
+    assert found["taken"] == "2-layers-1-heads-0.5"
+    model = checkpoint.load_model(tmp_path / "small" / "checkpoint")
+    assert [len(numbers) for numbers in silent_heads(model)] == [1, 1]
+    products = ir.load(tmp_path / "small" / "bundle" / "onnx" / "model.onnx").graph
+    shapes = [tuple(value.shape) for value in products.initializers.values()]
+    assert shapes.count((32, 16)) == 6, "queries, keys and values of one head of 16 in each of two layers"
 
 
 def test_an_export_that_fails_says_why(tiny_encoder, tmp_path):

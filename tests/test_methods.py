@@ -84,6 +84,9 @@ def test_what_a_model_has_not_is_said(train_config, settings, message):
     [
         ({"lora_rank": 4, "freeze_layers": 1}, "lora_rank freezes the encoder itself"),
         ({"unlabelled": "a.jsonl"}, "give --teacher CHECKPOINT or --label-spreading too"),
+        ({"lora_rank": 4, "keep_heads": 0.5}, "learns weights for the heads that keep_heads leaves out"),
+        ({"distill_attention": 1.0, "teacher": ("a",), "keep_heads": 0.5}, "compares the mean of all heads"),
+        ({"keep_heads": 1.5}, "keep_heads is a share, at most 1, not 1.5"),
         ({"distill_hidden": 1.0, "teacher": ("a", "b")}, "look into one teacher"),
         ({"task": "fill-mask", "rdrop_alpha": 1.0}, "rdrop_alpha is not for fill-mask"),
         ({"task": "regression", "focal_gamma": 2.0}, "focal_gamma is for tasks that give labels"),

@@ -24,6 +24,7 @@ class Stop(transformers.TrainerCallback):
     [
         pytest.param({"lora_rank": 2, "lora_dropout": 0.1}, id="LoRA"),
         pytest.param({"keep_layers": 1, "keep_feed_forward": 0.5}, id="a small student"),
+        pytest.param({"keep_heads": 0.5, "reinit_layers": 1, "ema_decay": 0.9}, id="fewer heads"),
         pytest.param({"reinit_layers": 1, "freeze_embeddings": True}, id="layers anew"),
         pytest.param({"unfreeze_every": 0.5, "layer_lr_decay": 0.8}, id="unfreezing"),
         pytest.param({"rdrop_alpha": 1.0, "optim": "adafactor", "lr_scheduler_type": "cyclic"}, id="R-Drop"),

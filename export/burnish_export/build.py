@@ -20,6 +20,7 @@ from burnish_export import card, fusion, graph, proof
 from burnish_export.choose import choose
 from burnish_export.config import ExportConfig
 from burnish_export.evidence import Made, Workshop, read_evidence, windows
+from burnish_export.heads import without_idle_heads
 from burnish_export.manifest import make_manifest
 from burnish_export.source import read_source, reference_runner
 from burnish_export.tokenizer import write_config, write_tokenizer
@@ -77,7 +78,10 @@ def _build(config: ExportConfig, work: Path, say: Callable[[str], None]) -> Mani
     reference = reference_runner(source, encoder)
     rows = read_evidence(config, source, reference)
     say(f"exporting {config.checkpoint}: {source.task.name}, {len(source.labels)} labels, {network.max_length} tokens")
-    graph.to_onnx(network, work / FILES["fp32"])
+    lean, idle = without_idle_heads(network)
+    if idle:
+        say(f"{idle} attention heads that add nothing are left out of the graph")
+    graph.to_onnx(lean, work / FILES["fp32"])
     cases = proof.make_cases(reference.session, network, windows(rows.any))
     wanted = reference.outputs(rows.evaluation)
     workshop = Workshop(

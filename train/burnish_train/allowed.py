@@ -68,8 +68,16 @@ def _check_methods(config: TrainConfig) -> None:
             raise InputError(f"{name} is for rows without labels: give --unlabelled FILE too")
         if getattr(config, name) and not config.dev and not config.dev_fraction:
             raise InputError(f"{name} is checked on dev rows: give them")
-    if config.keep_feed_forward > 1:
-        raise InputError(f"keep_feed_forward is a share, at most 1, not {config.keep_feed_forward}")
+    for name in ("keep_feed_forward", "keep_heads"):
+        if getattr(config, name) > 1:
+            raise InputError(f"{name} is a share, at most 1, not {getattr(config, name)}")
+    if config.keep_heads < 1 and config.lora_rank:
+        raise InputError("lora_rank learns weights for the heads that keep_heads leaves out; leave out one of the two")
+    if config.keep_heads < 1 and config.distill_attention:
+        raise InputError(
+            "distill_attention compares the mean of all heads, those too that keep_heads leaves out; leave out one of "
+            "the two"
+        )
     if config.contrastive_steps and TASKS[config.task].problem_type != "single_label_classification":
         raise InputError(f"contrastive_steps is for tasks that give one label, not {config.task}")
     if (config.distill_hidden or config.distill_attention) and len(config.teacher) != 1:

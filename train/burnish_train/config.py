@@ -131,6 +131,11 @@ class TrainConfig:
         default=1.0,
         minimum=0.01,
     )
+    keep_heads: float = setting(
+        "a smaller student: share of each layer's attention heads that stays, those that matter most on train",
+        default=1.0,
+        minimum=0.01,
+    )
     lora_rank: int = setting(
         "width of the thin matrices that learn beside each layer, merged at the end; 0 for none", default=0, minimum=0
     )

@@ -31,6 +31,7 @@ from burnish_train.device import use_cuda
 from burnish_train.insight import report
 from burnish_train.insight.answered import Answered
 from burnish_train.kinds import KINDS
+from burnish_train.methods.attention import silent_heads
 from burnish_train.targets import Target
 from burnish_train.work import check_place
 
@@ -154,19 +155,24 @@ def _check_alike(folders: Sequence[Path], records: Sequence[dict[str, Any]]) -> 
     first = records[0]
     if first.get("base_model") is None:
         raise InputError(f"{folders[0]} was pretrained from nothing; a soup is made of checkpoints of burnish train")
-    shapes = _shapes(folders[0])
+    shapes, silent = _shapes(folders[0])
     for folder, record in zip(folders[1:], records[1:], strict=True):
         for key in ALIKE:
             if record.get(key) != first.get(key):
                 raise InputError(f"{folder} and {folders[0]} do not go together: they differ in {key}")
         if (folder / "tokenizer.json").read_bytes() != (folders[0] / "tokenizer.json").read_bytes():
             raise InputError(f"{folder} and {folders[0]} do not go together: they have different tokenizers")
-        if _shapes(folder) != shapes:
+        own = _shapes(folder)
+        if own[0] != shapes:
             raise InputError(f"{folder} and {folders[0]} do not go together: their weights have different shapes")
+        if own[1] != silent:
+            raise InputError(f"{folder} and {folders[0]} do not go together: keep_heads left out different heads")
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in checkpoint.load_model(folder).state_dict().items()}
+def _shapes(folder: Path) -> tuple[dict[str, tuple[int, ...]], list[list[int]]]:
+    """Return the shapes of a checkpoint's weights, and the heads of each layer that are silent."""
+    model = checkpoint.load_model(folder)
+    return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}, silent_heads(model)
 
 
 def _dev_rows(folders: Sequence[Path], record: dict[str, Any], dev: str | None) -> list[Example]:

@@ -19,6 +19,11 @@ class CompressConfig:
     out: Path = setting("folder of the student's checkpoint and bundle, made by this command")
     speedup: float = setting("texts a second of the bundle against the teacher's, at least", default=2.0, minimum=1)
     max_drop: float = setting("loss of dev score that is allowed, through the bundles", default=0.01, minimum=0)
+    keep_heads: float = setting(
+        "share of each layer's attention heads that a student keeps, those that matter most on train",
+        default=1.0,
+        minimum=0.01,
+    )
     tries: int = setting("students to train at the most", default=3, minimum=1)
     num_train_epochs: float = setting(
         "how often a student sees each row; twice as often as its teacher by default", default=0.0, minimum=0

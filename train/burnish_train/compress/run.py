@@ -68,7 +68,8 @@ def compress(
     check_place(config.out / "checkpoint", overwrite=overwrite)
     checkpoint.quiet()
     record = checkpoint.read_record(config.checkpoint)
-    left = students(len(layers_of(checkpoint.load_model(config.checkpoint))), config.speedup)
+    settings = _settings(config, record)
+    left = students(len(layers_of(checkpoint.load_model(config.checkpoint))), config.speedup, config.keep_heads)
     if not left:
         raise InputError(f"--speedup {config.speedup:g} is more than one layer with a narrow feed-forward can reach")
     work = config.out.with_name(config.out.name + ".partial")
@@ -78,7 +79,6 @@ def compress(
     keep_settings(work, {k: v for k, v in to_dict(config).items() if k not in ASKED}, begun=True)
     dev = str(config.checkpoint / "dev.jsonl")
     metric = task_named(record["task"]).metric
-    settings = _settings(config, record)
     teacher = _bundle(config.checkpoint, work / "teacher", say)
     first = _measured("teacher", teacher, teacher, dev, record["seconds"])
     say(f"teacher: {metric} {first.score:.4f}, {first.size_mb:.1f} MB")
@@ -138,6 +138,7 @@ def _settings(config: CompressConfig, record: dict[str, Any]) -> TrainConfig:
         lora_rank=0,
         early_stopping_patience=0,
         max_minutes=0.0,
+        keep_heads=config.keep_heads,
     )
     found = read_splits(settings).sources
     for name in ("train", "dev"):
@@ -153,10 +154,12 @@ def _try(
     student: Student, settings: TrainConfig, work: Path, teacher: Path, dev: str, say: Callable[[str], None]
 ) -> Tried:
     """Return what came of a student, which is trained and exported where it was not yet."""
-    name = f"{student.layers}-layers-{student.feed_forward:g}"
-    out = work / name
+    name, out = student.name, work / student.name
     if not (out / checkpoint.RECORD).is_file():
-        say(f"training {student.layers} layers with {student.feed_forward:.0%} of their feed-forward")
+        say(
+            f"training {student.layers} layers with {student.feed_forward:.0%} of their feed-forward and "
+            f"{student.heads:.0%} of their heads"
+        )
         own: dict[str, Any] = {"keep_layers": student.layers, "keep_feed_forward": student.feed_forward, "out": out}
         fit.train(dataclasses.replace(settings, **own), resume=True, log=say)
     bundle = _bundle(out, work / f"{name}-bundle", say)

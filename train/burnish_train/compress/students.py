@@ -24,19 +24,25 @@ class Student:
 
     layers: int
     feed_forward: float
+    heads: float = 1.0
 
     @property
     def cost(self) -> float:
         """Return what it computes for a text, in layers of the teacher."""
-        return ONCE + self.layers * (ATTENTION + (1 - ATTENTION) * self.feed_forward)
+        return ONCE + self.layers * (ATTENTION * self.heads + (1 - ATTENTION) * self.feed_forward)
+
+    @property
+    def name(self) -> str:
+        """Return what its folder is called."""
+        return f"{self.layers}-layers-{self.feed_forward:g}" + (f"-heads-{self.heads:g}" if self.heads < 1 else "")
 
 
-def students(layers: int, speedup: float) -> list[Student]:
+def students(layers: int, speedup: float, heads: float = 1.0) -> list[Student]:
     """Return the students of a teacher with so many layers that should be so many times as fast, the largest first.
 
-    Of students that cost the same, the deeper is the better one.
+    Each keeps the same share of its heads. Of students that cost the same, the deeper is the better one.
     """
-    every = [Student(count, share) for count in range(1, layers + 1) for share in SHARES]
+    every = [Student(count, share, heads) for count in range(1, layers + 1) for share in SHARES]
     most = Student(layers, 1.0).cost / speedup
     return sorted((one for one in every if one.cost <= most), key=lambda one: (-round(one.cost, 1), -one.layers))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from burnish_train.config import TrainConfig
+from burnish_train.methods.attention import silence_heads
 from burnish_train.methods.depth import begin_anew, encoder_of, freeze, keep_layers
 from burnish_train.methods.lora import Adapter
 from burnish_train.methods.narrow import narrow
@@ -31,6 +32,8 @@ def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adap
         begin_anew(model, config.reinit_layers)
     if config.keep_feed_forward < 1:
         narrow(model, config.keep_feed_forward, read)
+    if config.keep_heads < 1:
+        silence_heads(model, config.keep_heads, read)
     adapter = None
     if config.lora_rank:
         adapter = Adapter(

@@ -2,7 +2,7 @@
 
 An element matters by how large it is on real tokens, times the weights that it goes on with (the measure of Sun et al.,
 2023, arXiv:2306.11695, taken for whole elements as in structured pruning). Every layer keeps as many, since a config of
-transformers knows one width; for the same reason heads are not left out: no architecture's config tells their size.
+transformers knows one width. Heads, whose size no config tells, are left out otherwise (`methods.attention`).
 
 >>> narrow(model, 0.5, lambda: model(**batch))  # doctest: +SKIP
 """

@@ -38,6 +38,7 @@ OF_BOTH = ("dev_fraction", "max_length", "on_long", "stride")
 WITHOUT = (
     "keep_layers",
     "keep_feed_forward",
+    "keep_heads",
     "contrastive_steps",
     "contrastive_learning_rate",
     "teacher",
