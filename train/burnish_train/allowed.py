@@ -70,6 +70,8 @@ def _check_methods(config: TrainConfig) -> None:
             raise InputError(f"{name} is checked on dev rows: give them")
     if config.keep_feed_forward > 1:
         raise InputError(f"keep_feed_forward is a share, at most 1, not {config.keep_feed_forward}")
+    if config.vocabulary_texts and not config.trim_vocabulary:
+        raise InputError("vocabulary_texts is for a vocabulary that is trimmed: give --trim-vocabulary too")
     if config.contrastive_steps and TASKS[config.task].problem_type != "single_label_classification":
         raise InputError(f"contrastive_steps is for tasks that give one label, not {config.task}")
     if (config.distill_hidden or config.distill_attention) and len(config.teacher) != 1:

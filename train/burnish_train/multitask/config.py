@@ -38,6 +38,8 @@ OF_BOTH = ("dev_fraction", "max_length", "on_long", "stride")
 WITHOUT = (
     "keep_layers",
     "keep_feed_forward",
+    "trim_vocabulary",
+    "vocabulary_texts",
     "contrastive_steps",
     "contrastive_learning_rate",
     "teacher",
