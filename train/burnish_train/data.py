@@ -111,7 +111,10 @@ def read_splits(config: TrainConfig) -> Splits:
     warnings += _label_warnings(splits["train"], task)
     unlabelled = read_unlabelled(config.unlabelled, config) if config.unlabelled else ()
     domain = tuple(row for source in config.vocabulary_texts for row in read_unlabelled(source, config))
-    besides = {"unlabelled": (config.unlabelled, unlabelled), "vocabulary": (", ".join(config.vocabulary_texts), domain)}
+    besides = {
+        "unlabelled": (config.unlabelled, unlabelled),
+        "vocabulary": (", ".join(config.vocabulary_texts), domain),
+    }
     for name, (source, rows) in besides.items():
         if rows:
             sources[name] = {"source": source, "sha256": sha256(rows), "rows": len(rows)}

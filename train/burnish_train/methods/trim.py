@@ -55,7 +55,10 @@ def trim(tokenizer: Any, model: Any, splits: Splits, folder: Path) -> Any:
     write_text(folder / "tokenizer.json", json.dumps(contents, ensure_ascii=False))
     smaller = type(tokenizer).from_pretrained(folder)
     names = {number: token for token, number in tokenizer.get_vocab().items()}
-    if smaller.get_vocab() != {names[old]: new for new, old in enumerate(kept)} or _pieces(smaller) != contents["model"]:
+    if (
+        smaller.get_vocab() != {names.get(old): new for new, old in enumerate(kept)}
+        or _pieces(smaller) != contents["model"]
+    ):
         raise InputError(f"trim_vocabulary: a {type(tokenizer).__name__} of fewer tokens is not read as it is written")
     keep_rows(model, kept)
     return smaller

@@ -115,9 +115,14 @@ def _on_the_way(parts: list[str], ranks: Mapping[tuple[str, str], int], model: M
 
 def _numbers_in(processor: Mapping[str, Any] | None) -> set[int]:
     """Return the numbers of the tokens that are put around a text."""
-    seen: set[int] = set()
-    _renumbered(processor, lambda number: seen.add(number) or number)
-    return seen
+    seen: list[int] = []
+
+    def same(number: int) -> int:
+        seen.append(number)
+        return number
+
+    _renumbered(processor, same)
+    return set(seen)
 
 
 def _renumbered(processor: Mapping[str, Any] | None, new: Callable[[int], int]) -> dict[str, Any] | None:
