@@ -108,7 +108,7 @@ def _on_the_way(parts: list[str], ranks: Mapping[tuple[str, str], int], model: M
         rank, place = min((ranks.get(pair, math.inf), place) for place, pair in enumerate(itertools.pairwise(parts)))
         if rank == math.inf:
             break
-        made.append(_joined(*parts[place : place + 2], model))
+        made.append(_joined(parts[place], parts[place + 1], model))
         parts = [*parts[:place], made[-1], *parts[place + 2 :]]
     return made
 
