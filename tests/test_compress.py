@@ -79,7 +79,8 @@ def quick(make_bundle, monkeypatch):
 
 def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_path, monkeypatch, quick):
     monkeypatch.setattr(run, "students", lambda layers, *_: [Student(layers - 1, 1.0), Student(1, 0.5)])
-    config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", speedup=2.0, max_drop=0.2, device="cpu")
+    size = {"speedup": 2.0, "max_drop": 0.2, "trim_vocabulary": True}
+    config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", **size, device="cpu")
     found = run.compress(config)
     assert found["taken"] == "1-layers-1"
     written = {path.name for path in config.out.iterdir()}
@@ -87,6 +88,7 @@ def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_p
     assert not config.out.with_name("small.partial").exists()
     settings = record_of(config.out / "checkpoint")["settings"]
     assert (settings["teacher"], settings["keep_layers"]) == ([str(mean_checkpoint)], 1)
+    assert settings["trim_vocabulary"]
     model = load(config.out / "bundle", device="cpu")
     rows = read_labelled(str(mean_checkpoint / "dev.jsonl"), model.task, model.labels)
     assert found["tried"][1]["score"] == evaluate(model, rows).metrics["accuracy"]

@@ -78,6 +78,8 @@ def _check_methods(config: TrainConfig) -> None:
             "distill_attention compares the mean of all heads, those too that keep_heads leaves out; leave out one of "
             "the two"
         )
+    if config.vocabulary_texts and not config.trim_vocabulary:
+        raise InputError("vocabulary_texts is for a vocabulary that is trimmed: give --trim-vocabulary too")
     if config.contrastive_steps and TASKS[config.task].problem_type != "single_label_classification":
         raise InputError(f"contrastive_steps is for tasks that give one label, not {config.task}")
     if (config.distill_hidden or config.distill_attention) and len(config.teacher) != 1:

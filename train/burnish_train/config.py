@@ -136,6 +136,13 @@ class TrainConfig:
         default=1.0,
         minimum=0.01,
     )
+    trim_vocabulary: bool = setting(
+        "a smaller student: keep only those word pieces that the rows to learn from use, and all single characters",
+        default=False,
+    )
+    vocabulary_texts: tuple[str, ...] = setting(
+        "files of rows, or of plain text, whose word pieces are kept too", default=()
+    )
     lora_rank: int = setting(
         "width of the thin matrices that learn beside each layer, merged at the end; 0 for none", default=0, minimum=0
     )

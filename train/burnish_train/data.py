@@ -76,6 +76,8 @@ class Splits:
     warnings: tuple[str, ...]
     unlabelled: tuple[Example, ...] = ()
     """Rows without labels."""
+    domain: tuple[Example, ...] = ()
+    """Texts that a trimmed vocabulary is to hold besides those of train, labels or not."""
     augmented: tuple[Example, ...] = ()
     """Copies of train rows with words changed; see `burnish_train.methods.augment`."""
 
@@ -108,9 +110,14 @@ def read_splits(config: TrainConfig) -> Splits:
         _check_labels(splits.get(name, []), task, known, f"{given[name]}", config.train)
     warnings += _label_warnings(splits["train"], task)
     unlabelled = read_unlabelled(config.unlabelled, config) if config.unlabelled else ()
-    if unlabelled:
-        about = {"source": config.unlabelled, "sha256": sha256(unlabelled), "rows": len(unlabelled)}
-        sources["unlabelled"] = about
+    domain = tuple(row for source in config.vocabulary_texts for row in read_unlabelled(source, config))
+    besides = {
+        "unlabelled": (config.unlabelled, unlabelled),
+        "vocabulary": (", ".join(config.vocabulary_texts), domain),
+    }
+    for name, (source, rows) in besides.items():
+        if rows:
+            sources[name] = {"source": source, "sha256": sha256(rows), "rows": len(rows)}
     if "dev" not in splits:
         splits["train"], splits["dev"] = cut_dev(splits["train"], config.dev_fraction, config.seed)
         rule = {"cut_from": "train", "fraction": config.dev_fraction, "seed": config.seed, "rows": len(splits["dev"])}
@@ -127,6 +134,7 @@ def read_splits(config: TrainConfig) -> Splits:
         sources=sources,
         warnings=tuple(warnings),
         unlabelled=unlabelled,
+        domain=(*unlabelled, *domain),
     )
 
 

@@ -34,6 +34,7 @@ from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
 from burnish_train.methods.pseudo import with_pseudo_labels
 from burnish_train.methods.teacher import Teacher
+from burnish_train.methods.trim import trim
 from burnish_train.result import write_result
 from burnish_train.speed import Speed, figures
 from burnish_train.targets import Supervised, Target
@@ -130,6 +131,11 @@ def _run(
     tokenizer, model = checkpoint.load_encoder(name, task, labels, config.pooling)
     place = work / ("tokenizer" + (f"-{processes.number()}" if processes.number() else ""))
     place.mkdir(exist_ok=True)
+    trimmed = {}
+    if config.trim_vocabulary:
+        trimmed = {"vocabulary_before": len(tokenizer)}
+        tokenizer = trim(tokenizer, model, splits, place)
+        say(f"{len(tokenizer):,} of {trimmed['vocabulary_before']:,} tokens stay")
     encoder = checkpoint.saved_tokenizer(
         task,
         tokenizer,
@@ -181,6 +187,7 @@ def _run(
         model.config.update(dict(origin.model))
     own = {
         "weights_learned": learning,
+        **trimmed,
         "processes": processes.count(),
         "speed": figures(trainer.speed, model, "cuda" if cuda else "cpu", precision),
         **(origin.record if origin else {}),

@@ -152,7 +152,9 @@ def _run(
         sources = {
             name: {"source": config.train, "sha256": sha256(rows), "rows": len(rows)} for name, rows in parts.items()
         }
-        splits = Splits(train=learned, dev=dev, test=held, names=whole.names, sources=sources, warnings=())
+        splits = Splits(
+            train=learned, dev=dev, test=held, names=whole.names, sources=sources, warnings=(), domain=whole.domain
+        )
         origin = Origin(splits=splits, make=lambda _: config.model, record={}, model={})
         told = f"fold {number} of {int(numbers.max()) + 1}"
         train(dataclasses.replace(config, out=out), resume=True, log=lambda line: say(f"{told}: {line}"), origin=origin)

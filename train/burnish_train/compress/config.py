@@ -34,4 +34,7 @@ class CompressConfig:
     train: str | None = setting("rows to learn from; those of the teacher where none are given", default=None)
     unlabelled: str | None = setting("rows without labels, learned from by the teacher's scores alone", default=None)
     teacher: tuple[str, ...] = setting("teachers besides the checkpoint, of the same task and labels", default=())
+    trim_vocabulary: bool = setting(
+        "students keep only those word pieces that the rows to learn from use, and all single characters", default=False
+    )
     device: str = setting("where to train", default="auto", choices=("auto", "cpu", "cuda"))

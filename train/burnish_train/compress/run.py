@@ -135,6 +135,8 @@ def _settings(config: CompressConfig, record: dict[str, Any]) -> TrainConfig:
         augment_model=None,
         label_spreading=False,
         pseudo_label_threshold=0.0,
+        trim_vocabulary=config.trim_vocabulary,
+        vocabulary_texts=before.vocabulary_texts if config.trim_vocabulary else (),
         lora_rank=0,
         early_stopping_patience=0,
         max_minutes=0.0,

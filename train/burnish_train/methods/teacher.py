@@ -3,7 +3,7 @@
 Scores for a whole text are computed once, before the first step, by each teacher's own runner: so teachers may be of
 any architecture and read other tokens (Hinton et al., 2015, arXiv:1503.02531). Where scores are by token, or a student
 looks at vectors and attention too (Jiao et al., 2020, arXiv:1909.10351), the teacher reads each batch beside it and
-must have the same tokenizer.
+must have the same tokens, if by other numbers: a student with a trimmed vocabulary reads its rows in the same pieces.
 
 >>> teacher = Teacher(["runs/large"], target, runner, train, config)  # doctest: +SKIP
 >>> loss = teacher.loss(target, outputs, labels, inputs, rows, seen)  # doctest: +SKIP
@@ -21,12 +21,15 @@ from tokenizers import Tokenizer
 from transformers.utils import ModelOutput
 
 from burnish_serve.errors import InputError
-from burnish_serve.runner import Runner
+from burnish_serve.runner import Runner, windows
 from burnish_train import checkpoint, processes
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example
 from burnish_train.methods.depth import encoder_of, layers_of
 from burnish_train.targets import OfRow, Supervised, Target
+
+TOGETHER = 4096
+"""Texts whose pieces are compared at a time."""
 
 
 class Teacher:
@@ -53,6 +56,7 @@ class Teacher:
         self._inner = bool(config.distill_hidden or config.distill_attention)
         self._scores: torch.Tensor | None = None
         self._models: list[Any] = []
+        self._numbers: list[torch.Tensor] = []
         if isinstance(target, OfRow):
             texts = [example.asked for example in train]
             threads = processes.num_threads()
@@ -60,8 +64,7 @@ class Teacher:
             outputs = [np.asarray(one.outputs(one.examine(texts)), dtype=np.float32) for one in each]
             self._scores = torch.from_numpy(np.mean(outputs, axis=0))
         if self._inner or self._scores is None:
-            for folder in folders:
-                _check_tokens(folder, runner)
+            self._numbers = [_numbers(folder, runner, train).to(model.device) for folder in folders]
             self._models = [checkpoint.load_model(folder).to(model.device) for folder in folders]
             for one in self._models:
                 one.requires_grad_(False)
@@ -95,7 +98,10 @@ class Teacher:
         config = self._config
         ours = self._seen[0].take() if self._seen else None
         with torch.no_grad():
-            found = [model.eval()(**inputs) for model in self._models]
+            found = [
+                model.eval()(**{**inputs, "input_ids": numbers[inputs["input_ids"]]})
+                for model, numbers in zip(self._models, self._numbers, strict=True)
+            ]
         if self._scores is not None:
             wanted: Any = ModelOutput(logits=self._scores[rows.cpu()].to(outputs.logits.device))
         else:
@@ -180,11 +186,29 @@ def check(folder: Path, task: str, labels: Sequence[str]) -> None:
         raise InputError(f"the teacher {folder} has other labels than the rows: {shown}")
 
 
-def _check_tokens(folder: Path, runner: Runner) -> None:
-    """Refuse a teacher that reads other tokens than the student."""
-    theirs = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    if theirs != runner.encoder.tokenizer.get_vocab():
+def _numbers(folder: Path, runner: Runner, train: Sequence[Example]) -> torch.Tensor:
+    """Return the teacher's number of each of the student's tokens ``[tokens]``.
+
+    Raises:
+        InputError: the teacher has not all of them, or reads the rows in other pieces.
+    """
+    ours, theirs = runner.encoder.tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json"))
+    theirs.no_padding()
+    theirs.no_truncation()
+    if ours.truncation:
+        theirs.enable_truncation(**ours.truncation)
+    known, own = theirs.get_vocab(), ours.get_vocab()
+    texts = [text for example in train for text in example.texts] if known != own else []
+    if not set(own) <= set(known) or any(
+        one.tokens != other.tokens
+        for some in windows(texts, TOGETHER)
+        for one, other in zip(ours.encode_batch(some), theirs.encode_batch(some), strict=True)
+    ):
         raise InputError(
             f"the teacher {folder} has another tokenizer; scores by token, distill_hidden and distill_attention need "
-            "the same"
+            "the same, or a student whose --trim-vocabulary is of these rows"
         )
+    numbers = torch.arange(max(own.values()) + 1)
+    for token, number in own.items():
+        numbers[number] = known[token]
+    return numbers

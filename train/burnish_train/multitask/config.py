@@ -39,6 +39,8 @@ WITHOUT = (
     "keep_layers",
     "keep_feed_forward",
     "keep_heads",
+    "trim_vocabulary",
+    "vocabulary_texts",
     "contrastive_steps",
     "contrastive_learning_rate",
     "teacher",
