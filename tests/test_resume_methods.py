@@ -32,6 +32,7 @@ class Stop(transformers.TrainerCallback):
         pytest.param({"contrastive_steps": 5, "ema_decay": 0.9}, id="few rows"),
         pytest.param({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}, id="accumulation"),
         pytest.param({"gradient_checkpointing": True}, id="checkpointing"),
+        pytest.param({"quantize_aware": 2.0, "ema_decay": 0.9, "dev_fraction": 0.0}, id="int8"),
         pytest.param({"distill_hidden": 1.0, "distill_attention": 1.0}, id="a teacher"),
     ],
 )

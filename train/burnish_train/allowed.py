@@ -28,6 +28,7 @@ def check(config: TrainConfig) -> None:
     """
     _check_task(config)
     _check_methods(config)
+    _check_quantized(config)
     _check_augmentation(config)
     _check_pooling(config)
 
@@ -94,6 +95,18 @@ def _check_methods(config: TrainConfig) -> None:
         raise InputError(f"lr_scheduler_type {PLATEAU!r} follows the dev score and no clock; leave out max_minutes")
     if config.lr_scheduler_type == PLATEAU and not config.dev and not config.dev_fraction:
         raise InputError(f"lr_scheduler_type {PLATEAU!r} follows the dev score: give dev rows")
+
+
+def _check_quantized(config: TrainConfig) -> None:
+    """Refuse what int8 cannot be learned with."""
+    reasons = {
+        "lora_rank": "rounds the weights themselves, which LoRA changes only when it is merged",
+        "gradient_checkpointing": "rounds what is computed, which is not seen where it is computed again",
+        "max_minutes": "is for the last epochs, which a run that ends by the clock may not reach",
+    }
+    for name, reason in reasons.items():
+        if config.quantize_aware and getattr(config, name):
+            raise InputError(f"quantize_aware {reason}; leave out {name}")
 
 
 def _check_augmentation(config: TrainConfig) -> None:

@@ -74,10 +74,13 @@ def callbacks_for(
 
 
 def settle(trainer: transformers.Trainer, config: TrainConfig) -> None:
-    """Let a new Trainer draw its curve in fit steps, say nothing itself, and stop where it gets no better."""
+    """Let a new Trainer draw its curve in fit steps, say nothing itself, and stop where it gets no better.
+
+    A run that learns its last epochs as int8 gets to them.
+    """
     rows: Any = trainer.train_dataset
     every = max(1, int(len(rows) * config.num_train_epochs / config.per_device_train_batch_size / 100))
     trainer.args.logging_steps = min(every, TIMED_LOGS) if config.max_minutes else every
     trainer.remove_callback(transformers.PrinterCallback)
-    if trainer.args.metric_for_best_model and config.early_stopping_patience:
+    if trainer.args.metric_for_best_model and config.early_stopping_patience and not config.quantize_aware:
         trainer.add_callback(transformers.EarlyStoppingCallback(config.early_stopping_patience))

@@ -93,6 +93,12 @@ class TrainConfig:
         minimum=0,
         below=1,
     )
+    quantize_aware: float = setting(
+        "learn so many of the last epochs as int8 will answer, rounded, and answer dev rows so; 0 for none, else about "
+        "1; the run then takes all its epochs",
+        default=0.0,
+        minimum=0,
+    )
     adversarial_epsilon: float = setting(
         "learn from each batch again with word vectors moved so far to where it hurts most; 0 for never, else about 1",
         default=0.0,

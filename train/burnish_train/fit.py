@@ -33,6 +33,7 @@ from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
 from burnish_train.methods.pseudo import with_pseudo_labels
+from burnish_train.methods.quantized import QuantizeAware
 from burnish_train.methods.teacher import Teacher
 from burnish_train.methods.trim import trim
 from burnish_train.result import write_result
@@ -243,6 +244,7 @@ def make_trainer(
     arguments = arguments_for(config, work, metric if splits.dev else None, cuda=cuda, precision=precision)
     train = [*splits.labelled, *splits.unlabelled]
     average = Average(model, config.ema_decay) if config.ema_decay else None
+    quantize = QuantizeAware(model, config.quantize_aware) if config.quantize_aware else None
     speed = Speed()
     trainer = TaskTrainer(
         runner,
@@ -254,7 +256,8 @@ def make_trainer(
         teacher=Teacher(target, runner, model, train, config) if config.teacher and config.distill_alpha else None,
         average=average,
         speed=speed,
-        callbacks=callbacks_for(config, model, metric, average, speed),
+        quantize=quantize,
+        callbacks=[*callbacks_for(config, model, metric, average, speed), *([quantize] if quantize else [])],
     )
     settle(trainer, config)
     return trainer

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ from burnish_train.dropout import FastDropout
 from burnish_train.faults import FiniteLoss, texts_of
 from burnish_train.losses import IGNORED
 from burnish_train.methods import contrast
+from burnish_train.methods.adversarial import moved
 from burnish_train.methods.average import Average
 from burnish_train.methods.names import PLATEAU
 from burnish_train.methods.optimizer import optimizer_for
+from burnish_train.methods.quantized import QuantizeAware
 from burnish_train.methods.schedule import WarmUp, schedule_for
 from burnish_train.methods.teacher import Teacher
 from burnish_train.order import EpochBatches, EpochLoader
@@ -51,6 +53,7 @@ class TaskTrainer(transformers.Trainer):
         teacher: whose scores are learned from too.
         average: of the weights, which is scored and kept in their place.
         speed: is told of each batch; a new one where none is given.
+        quantize: through which the last epochs are learned, and dev rows answered.
     """
 
     def __init__(
@@ -64,12 +67,15 @@ class TaskTrainer(transformers.Trainer):
         teacher: Teacher | None = None,
         average: Average | None = None,
         speed: Speed | None = None,
+        quantize: QuantizeAware | None = None,
         **rest: Any,
     ) -> None:
         self.runner = runner
         self.target = target
         self.teacher = teacher
         self.average = average
+        self.quantize = quantize
+        self._kept = [part for part in (average, quantize) if part]  # beside the weights
         self.speed = speed or Speed()
         self.dev = list(dev)
         self.dev_asked = runner.examine([example.asked for example in dev])
@@ -138,13 +144,13 @@ class TaskTrainer(transformers.Trainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
         """Return the loss of one batch, with its gradients added; dropout on a CPU is the fast one.
 
-        Where that is set, the batch is learned from a second time, with word vectors moved to where it hurts most
-        (Miyato et al., 2017, arXiv:1605.07725).
+        Where that is set, the batch is learned from a second time, with word vectors moved to where it hurts most.
         """
         ids = inputs["input_ids"]
         self.speed.add(inputs["attention_mask"])
         inputs = {**inputs, "input_ids": self._with_holes(ids)}
-        with self._dropout():
+        rounding = self.quantize.learning(inputs["attention_mask"]) if self.quantize else contextlib.nullcontext()
+        with self._dropout(), rounding:
             loss = super().training_step(model, dict(inputs), *rest)
             if self.target.config.adversarial_epsilon:
                 words = model.get_input_embeddings().weight
@@ -213,29 +219,30 @@ class TaskTrainer(transformers.Trainer):
         """Return what `evaluate` does, by plain names, and tell nobody."""
         self.model.eval()
         averaged = self.average.in_place() if self.average else contextlib.nullcontext()
-        with averaged, torch.no_grad(), self.autocast_smart_context_manager():
+        rounding = self.quantize.answering() if self.quantize else contextlib.nullcontext()
+        with averaged, rounding, torch.no_grad(), self.autocast_smart_context_manager():
             answers = self.target.answered(self.runner, self.dev_asked, self.dev)
             losses = [self._loss(batch) for batch in self._batches(self.eval_dataset)]
         scores = self.runner.task.score([example.right for example in self.dev], answers, self.runner.reading)
         return {"loss": float(np.mean(losses)), **{k: v for k, v in scores.items() if isinstance(v, float)}}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the weights into a folder of Trainer's, and their average beside them."""
+        """Write the weights into a folder of Trainer's, and beside them their average and ranges."""
         super()._save(output_dir, state_dict)
-        if self.average:
-            self.average.save(output_dir or self.args.output_dir)
+        for part in self._kept:
+            part.save(output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Take the weights of a folder of Trainer's, and their average."""
+        """Take the weights of a folder of Trainer's, and what was kept beside them."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.average:
-            self.average.load(resume_from_checkpoint)
+        for part in self._kept:
+            part.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        """Take the weights of the best epoch, and their average."""
+        """Take the weights of the best epoch, and what was kept beside them."""
         super()._load_best_model()
-        if self.average:
-            self.average.load(self.state.best_model_checkpoint)
+        for part in self._kept:
+            part.load(str(self.state.best_model_checkpoint))
 
     def _loss(self, items: Sequence[Mapping[str, Any]]) -> float:
         batch = self._prepare_inputs(self.data_collator(list(items)))
@@ -285,17 +292,3 @@ class TaskTrainer(transformers.Trainer):
         with torch.no_grad(), self.autocast_smart_context_manager(), probe.Inputs(self.model.classifier) as seen:
             self.model(**inputs)
         return target.known(seen[0], labels)
-
-
-@contextlib.contextmanager
-def moved(weight: torch.nn.Parameter, length: float) -> Iterator[None]:
-    """Move a weight by so much along its gradient, while this context lasts."""
-    slope = torch.zeros_like(weight) if weight.grad is None else weight.grad
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight.add_(slope, alpha=length / max(float(slope.norm()), 1e-12))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)

@@ -55,6 +55,7 @@ WITHOUT = (
     "augment_copies",
     "augment_share",
     "augment_model",
+    "quantize_aware",
     "mlm_probability",
     "whole_word_masking",
     "pack_texts",
