@@ -18,7 +18,7 @@ from burnish_train.compress import run
 from burnish_train.compress.config import CompressConfig
 from burnish_train.compress.frontier import Tried, table, taken
 from burnish_train.compress.students import Student, smaller, students
-from burnish_train.methods.attention import silent_heads
+from burnish_train.methods.silent import silent_heads
 from training import record_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")

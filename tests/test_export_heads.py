@@ -13,8 +13,8 @@ from burnish_export.heads import without_idle_heads
 from burnish_export.network import Network, TorchSession
 from burnish_serve import load
 from burnish_serve.session import create_session
-from burnish_train.methods.attention import attentions
 from burnish_train.methods.depth import encoder_of
+from burnish_train.methods.silent import attentions
 from exporting import TEXTS, in_transformers
 from test_architectures import MORE, logits_of, make_network, make_rows
 

@@ -31,7 +31,7 @@ from burnish_train.device import use_cuda
 from burnish_train.insight import report
 from burnish_train.insight.answered import Answered
 from burnish_train.kinds import KINDS
-from burnish_train.methods.attention import silent_heads
+from burnish_train.methods.silent import silent_heads
 from burnish_train.targets import Target
 from burnish_train.work import check_place
 

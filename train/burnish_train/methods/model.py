@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from burnish_train.config import TrainConfig
-from burnish_train.methods.attention import silence_heads
 from burnish_train.methods.depth import begin_anew, encoder_of, freeze, keep_layers
 from burnish_train.methods.lora import Adapter
 from burnish_train.methods.narrow import narrow
+from burnish_train.methods.silent import silence_heads
 
 
 def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adapter | None:

@@ -12,9 +12,9 @@ import transformers
 from burnish_export import heads
 from burnish_serve.errors import InputError
 from burnish_train import checkpoint, train
-from burnish_train.methods.attention import PROJECTIONS, attentions, silence_heads, silent_heads
 from burnish_train.methods.depth import encoder_of
 from burnish_train.methods.names import OPTIMIZERS
+from burnish_train.methods.silent import PROJECTIONS, attentions, silence_heads, silent_heads
 from burnish_train.soup import soup
 from exporting import TEXTS, in_transformers
 from test_architectures import MORE, make_network, make_rows
