@@ -25,9 +25,10 @@ from burnish_train import checkpoint, faults, processes
 from burnish_train.arguments import arguments_for, callbacks_for, settle
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
-from burnish_train.device import precision_of, use_cuda
+from burnish_train.device import check_compiler, precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
+from burnish_train.methods.attention import FLASH, attention_of, flash
 from burnish_train.methods.augment import augmented
 from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
@@ -88,6 +89,10 @@ def train(
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
     precision = precision_of(config.precision, cuda=cuda)
+    read = config.distill_attention > 0
+    attention = attention_of(config.attn_implementation, cuda=cuda, precision=precision, read=read)
+    if config.torch_compile:
+        check_compiler(cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
     checkpoint.quiet()
     if config.pseudo_label_threshold or config.label_spreading:
@@ -101,8 +106,9 @@ def train(
         if first:
             prepare(work, config, splits, resume=resume, overwrite=overwrite)
     last = get_last_checkpoint(str(work))
+    how: dict[str, Any] = {"cuda": cuda, "precision": precision, "attention": attention}
     with faults.told(config, work):
-        return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, precision=precision)
+        return _run(config, work, splits, last, started, say, origin, callbacks, **how)
 
 
 def _run(
@@ -117,6 +123,7 @@ def _run(
     *,
     cuda: bool,
     precision: str,
+    attention: str | None,
 ) -> dict[str, Any]:
     with processes.first_alone():
         name = origin.make(work) if origin else config.model
@@ -150,8 +157,8 @@ def _run(
         say(f"going on from {last}")
     if not cuda:
         torch.set_num_threads(processes.num_threads())
-    if not cuda or config.distill_attention:
-        model.set_attn_implementation("eager")  # whose dropout can be a faster one, and whose scores can be seen
+    if attention and attention != FLASH:
+        model.set_attn_implementation(attention)
     model.to("cuda" if cuda else "cpu")
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     sample = [example.asked for example in splits.train[: checkpoint.CALIBRATION_ROWS]]
@@ -171,7 +178,8 @@ def _run(
         trainer.probe_head(target)
     if processes.count() > 1:
         transformers.set_seed(config.seed + processes.number())  # each drops out other elements
-    learn(trainer, work, last)
+    with flash(model, attention):
+        learn(trainer, work, last)
     if trainer.average:
         trainer.average.take()
     if adapter:

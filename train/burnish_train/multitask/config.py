@@ -55,6 +55,8 @@ WITHOUT = (
     "mlm_probability",
     "whole_word_masking",
     "pack_texts",
+    "torch_compile",
+    "attn_implementation",
 )
 """Those that are for one task alone."""
 
