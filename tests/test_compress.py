@@ -16,7 +16,7 @@ from burnish_train.compress import run
 from burnish_train.compress.config import CompressConfig
 from burnish_train.compress.frontier import Tried, table, taken
 from burnish_train.compress.students import Student, smaller, students
-from training import record_of
+from training import begun_before, record_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")
 
@@ -83,6 +83,14 @@ def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_p
     assert json.loads((config.out / "compression.json").read_text())["taken"] == "1-layers-1"
     with pytest.raises(InputError, match="exists already"):
         run.compress(config)
+
+
+def test_a_students_seconds_are_those_of_all_starts(mean_checkpoint, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(run, "students", lambda *_: [Student(1, 0.5)])
+    config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", max_drop=1.0, device="cpu")
+    begun_before(tmp_path / "small.partial" / "1-layers-0.5", 1000.0)
+    teacher, student = (one["seconds"] for one in run.compress(config)["tried"])
+    assert teacher < 1000 < student < 2000
 
 
 def test_an_export_that_fails_says_why(tiny_encoder, tmp_path):

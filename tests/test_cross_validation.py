@@ -22,7 +22,7 @@ from burnish_train.choose.folds import fold_of
 from burnish_train.choose.scores import spread, spreads
 from tiny_model import labelled_rows, write_rows
 from tiny_tasks import WAYS
-from training import rows_of
+from training import begun_before, rows_of
 
 ROWS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc"), st.integers(0, 8)), min_size=4, max_size=60)
 
@@ -125,6 +125,17 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(crossval, "train", spy)
     return runs, stop
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_seconds_are_those_of_all_starts(settings):
+    config = settings()
+    begun_before(config.out.with_name(config.out.name + ".partial") / "fold-1", 1000.0)
+    record = cross_validate(config, FoldsConfig(folds=2), resume=True)
+    first, second = (one["seconds"] for one in record["folds"])
+    assert 1000 < first < 2000
+    assert second < 1000
+    assert record["seconds"] == pytest.approx(first + second, abs=0.11)
 
 
 @pytest.mark.usefixtures("one_thread")

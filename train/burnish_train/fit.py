@@ -35,11 +35,12 @@ from burnish_train.methods.model import prepare as prepare_model
 from burnish_train.methods.model import shares
 from burnish_train.methods.pseudo import with_pseudo_labels
 from burnish_train.methods.teacher import Teacher
+from burnish_train.progress import KeepSeconds
 from burnish_train.result import write_result
 from burnish_train.speed import Speed, figures
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
-from burnish_train.work import last_whole, prepare
+from burnish_train.work import last_whole, prepare, seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ def train(
         if first:
             prepare(work, config, splits, resume=resume, overwrite=overwrite)
     last = get_last_checkpoint(str(work))
+    started -= seconds_of(work)
     how: dict[str, Any] = {"cuda": cuda, "precision": precision, "attention": attention}
     with faults.told(config, work):
         return _run(config, work, splits, last, started, say, origin, callbacks, **how)
@@ -168,7 +170,7 @@ def _run(
         say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     target = kind(task, config, labels, splits.labelled)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
-    for callback in callbacks:
+    for callback in (KeepSeconds(work, started), *callbacks):
         trainer.add_callback(callback)
     if config.contrastive_steps and not last:
         say(f"drawing rows of one label together: {config.contrastive_steps} batches")
