@@ -19,7 +19,7 @@ from burnish_train.compress.config import CompressConfig
 from burnish_train.compress.frontier import Tried, table, taken
 from burnish_train.compress.students import Student, smaller, students
 from burnish_train.methods.silent import silent_heads
-from training import record_of
+from training import begun_before, record_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "at_any_speed")
 
@@ -112,6 +112,14 @@ def test_students_lose_the_heads_that_were_asked_for(mean_checkpoint, tmp_path, 
     products = ir.load(tmp_path / "small" / "bundle" / "onnx" / "model.onnx").graph
     shapes = [tuple(value.shape) for value in products.initializers.values()]
     assert shapes.count((32, 16)) == 6, "queries, keys and values of one head of 16 in each of two layers"
+
+
+def test_a_students_seconds_are_those_of_all_starts(mean_checkpoint, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(run, "students", lambda *_: [Student(1, 0.5)])
+    config = CompressConfig(checkpoint=mean_checkpoint, out=tmp_path / "small", max_drop=1.0, device="cpu")
+    begun_before(tmp_path / "small.partial" / "1-layers-0.5", 1000.0)
+    teacher, student = (one["seconds"] for one in run.compress(config)["tried"])
+    assert teacher < 1000 < student < 2000
 
 
 def test_an_export_that_fails_says_why(tiny_encoder, tmp_path):

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import assume, given
@@ -20,9 +21,10 @@ from burnish_train.choose.crossval import cross_validate
 from burnish_train.choose.crossval_config import FoldsConfig
 from burnish_train.choose.folds import fold_of
 from burnish_train.choose.scores import spread, spreads
+from burnish_train.soup import soup
 from tiny_model import labelled_rows, write_rows
 from tiny_tasks import WAYS
-from training import rows_of
+from training import begun_before, rows_of, weights
 
 ROWS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc"), st.integers(0, 8)), min_size=4, max_size=60)
 
@@ -125,6 +127,31 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(crossval, "train", spy)
     return runs, stop
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_models_of_the_folds_make_a_soup(settings, tiny_rows, tmp_path):
+    config = settings()
+    cross_validate(config, FoldsConfig(folds=2, keep_checkpoints=True))
+    folds = [config.out / "fold-1", config.out / "fold-2"]
+    with pytest.raises(InputError, match="hold different rows, and some of them were trained on by the other"):
+        soup(folds, tmp_path / "soup", device="cpu")
+    record = soup(folds, tmp_path / "soup", dev=str(tiny_rows / "test.jsonl"), device="cpu")
+    assert record["soup"]["taken"] == list(map(str, folds))
+    assert 0 <= record["metrics"]["dev"]["accuracy"] <= 1
+    one, other, mean = (weights(folder) for folder in (*folds, tmp_path / "soup"))
+    assert all(np.allclose(mean[name], (one[name] + other[name]) / 2, atol=1e-6) for name in mean)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_seconds_are_those_of_all_starts(settings):
+    config = settings()
+    begun_before(config.out.with_name(config.out.name + ".partial") / "fold-1", 1000.0)
+    record = cross_validate(config, FoldsConfig(folds=2), resume=True)
+    first, second = (one["seconds"] for one in record["folds"])
+    assert 1000 < first < 2000
+    assert second < 1000
+    assert record["seconds"] == pytest.approx(first + second, abs=0.11)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -24,7 +24,7 @@ from burnish_train.multitask.fit import assemble, make_trainer, train_multitask
 from burnish_train.multitask.order import MixedBatches, shares
 from tiny_model import labelled_rows, make_encoder, write_rows
 from tiny_tasks import WAYS
-from training import furthest_apart, record_of, weights
+from training import begun_before, furthest_apart, record_of, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = st.lists(st.integers(1, 60), min_size=2, max_size=4)
@@ -256,6 +256,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(make_config, tmp_path, se
     for name in ("intent", "loud"):
         assert furthest_apart(tmp_path / "run" / name, tmp_path / "whole" / name) == 0
     assert resumed["tasks"] == whole["tasks"]
+
+
+def test_seconds_are_those_of_all_starts(make_config):
+    config = make_config(num_train_epochs=1.0)
+    begun_before(config.out, 1000.0)
+    assert 1000 < train_multitask(config, resume=True)["seconds"] < 2000
 
 
 def test_a_run_is_gone_on_with_under_the_same_settings_alone(make_config):

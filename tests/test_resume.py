@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from burnish_serve.errors import BurnishError, InputError
+from burnish_serve.writing import write_text
 from burnish_train import TrainConfig, result, train
 from burnish_train.progress import StepBar
+from burnish_train.work import SECONDS, seconds_of
 from tiny_model import labelled_rows, write_rows
 from training import furthest_apart, record_of
 
@@ -118,6 +120,29 @@ def test_patience_counts_on_after_a_resume(train_config):
     settings = train_config(learning_rate=0.0, early_stopping_patience=2, test=None)
     interrupt(settings, 30)
     assert train(settings, resume=True)["steps"] == 3 * STEPS_OF_AN_EPOCH, "an uninterrupted run stops there"
+
+
+def test_seconds_are_those_of_all_starts(train_config):
+    settings = train_config(save_steps=5, num_train_epochs=2.0)
+    began = time.perf_counter()
+    work = interrupt(settings, 13)
+    first = seconds_of(work)
+    assert 0 < first < time.perf_counter() - began
+    write_text(work / SECONDS, "1000.0")
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 23:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepBar, "on_step_end", on_step_end)
+        with pytest.raises(BurnishError, match="interrupted at step 23"):
+            train(settings, resume=True)
+    second = seconds_of(work)
+    assert 1000 < second < 1000 + time.perf_counter() - began
+    whole = train(settings, resume=True)["seconds"]
+    assert second < whole < 1000 + time.perf_counter() - began
+    assert train(settings, overwrite=True)["seconds"] < 1000
 
 
 def test_resume_with_other_settings_is_refused(train_config, tmp_path):

@@ -26,7 +26,7 @@ from burnish_train.choose.config import SearchConfig
 from burnish_train.choose.search import search
 from burnish_train.config import read_recipe
 from tiny_model import on_one_thread
-from training import found_in, furthest_apart, record_of, rows_of
+from training import begun_before, found_in, furthest_apart, record_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,6 +130,24 @@ def test_all_trials_are_scored_on_the_same_rows_and_the_best_is_the_best(whole):
     assert record["metrics"]["dev"]["accuracy"] == found["best"]["score"]
     assert (out / "search.png").read_bytes().startswith(b"\x89PNG")
     assert not list((out / "trials").iterdir())
+
+
+def test_a_trials_seconds_are_those_of_all_starts(tiny_settings, tmp_path, monkeypatch):
+    config = real(tiny_settings, tmp_path / "search")
+    monkeypatch.setattr("optuna.Trial.should_prune", lambda trial: trial.number == 1)
+
+    def killed(own, **_):
+        begun_before(own.out, 1000.0)
+        raise KeyboardInterrupt
+
+    for number in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr("burnish_train.choose.search.fit.train", killed)
+            with pytest.raises(KeyboardInterrupt):
+                search(config, SearchConfig(trials=number + 1), REAL, resume=True)
+        found = search(config, SearchConfig(trials=number + 1), REAL, resume=True)["trials"]
+    assert [row["state"] for row in found] == ["done", "pruned"]
+    assert all(1000 < row["seconds"] < 2000 for row in found)
 
 
 def test_the_command(tiny_settings, tmp_path):

@@ -27,6 +27,13 @@ def furthest_apart(first: Path, second: Path) -> float:
     return max(float(np.abs(one[name] - other[name]).max()) for name in one)
 
 
+def begun_before(out: Path, seconds: float) -> None:
+    """Make the working folder of a run as one leaves it that took so long until its last checkpoint."""
+    work = out.with_name(out.name + ".partial")
+    work.mkdir(parents=True)
+    (work / "seconds.json").write_text(str(seconds), encoding="utf-8")
+
+
 def found_in(result: dict) -> list[dict]:
     """Return the trials of a search without how long they took."""
     return [{**row, "seconds": None} for row in result["trials"]]

@@ -85,6 +85,11 @@ def _check_methods(config: TrainConfig) -> None:
         raise InputError(f"contrastive_steps is for tasks that give one label, not {config.task}")
     if (config.distill_hidden or config.distill_attention) and len(config.teacher) != 1:
         raise InputError("distill_hidden and distill_attention look into one teacher: give --teacher CHECKPOINT once")
+    if config.distill_attention and config.attn_implementation not in ("auto", "eager"):
+        raise InputError(
+            f"distill_attention reads scores that attn_implementation {config.attn_implementation!r} never writes "
+            "down; take eager, or auto"
+        )
     frozen = config.freeze_layers or config.freeze_embeddings or config.unfreeze_every or config.layer_lr_decay != 1
     if config.lora_rank and (frozen or config.reinit_layers):
         raise InputError(

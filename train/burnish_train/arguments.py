@@ -46,6 +46,8 @@ def arguments_for(
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         gradient_accumulation_steps=config.gradient_accumulation_steps,
+        torch_compile=config.torch_compile,
+        tf32=False if config.torch_compile else None,  # else it is on from then on, for the scores at the end too
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,

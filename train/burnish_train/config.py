@@ -14,7 +14,7 @@ from burnish_serve.tasks.pooling import POOLINGS
 from burnish_serve.tasks.tagging import SCHEMES
 from burnish_serve.text import ON_LONG
 from burnish_train.allowed import check
-from burnish_train.methods.names import AUGMENTATIONS, OPTIMIZERS, SCHEDULES
+from burnish_train.methods.names import ATTENTIONS, AUGMENTATIONS, OPTIMIZERS, SCHEDULES
 
 SEARCH = "search"
 """The table of a recipe that is no setting."""
@@ -218,6 +218,15 @@ class TrainConfig:
         "epochs without a better dev score before it stops; 0 never", default=3, minimum=0
     )
     save_steps: int = setting("also save every so many steps, to resume from; 0 for epochs only", default=0, minimum=0)
+    torch_compile: bool = setting(
+        "compile the model before it learns: a minute at the start, for faster steps on a GPU", default=False
+    )
+    attn_implementation: str = setting(
+        "how attention is computed while it learns; auto is eager on a CPU and where distill_attention reads it, else "
+        "what transformers takes",
+        default="auto",
+        choices=ATTENTIONS,
+    )
     device: str = setting("where to train", default="auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
         "bf16 and fp16 are automatic mixed precision; auto takes bf16 where the machine is faster with it",

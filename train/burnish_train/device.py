@@ -8,6 +8,8 @@ multiply in float32 at twice the speed (bench/LOG.md). So both are timed.
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -72,3 +74,33 @@ def _bf16_is_faster(*, cuda: bool) -> bool:
     if not {"avx512_bf16", "amx_bf16"} & set(machine.cpu_features()):
         return False
     return peak("cpu", "bf16") > WORTH * peak("cpu", "fp32")
+
+
+def check_compiler(*, cuda: bool) -> None:
+    """Refuse to compile a model on a machine that lacks what it takes.
+
+    Raises:
+        DeviceError: there is no C++ compiler; or, for a GPU, no Triton or no C compiler.
+    """
+    without = "install it, or leave out --torch-compile"
+    if not cuda:
+        from torch._inductor import cpp_builder, exc
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise DeviceError(
+                f"--torch-compile needs a C++ compiler, and there is none (g++, or the one that CXX names); {without}"
+            ) from error
+        return
+    from torch.utils import _triton
+
+    if not _triton.has_triton_package():
+        raise DeviceError(
+            f"--torch-compile needs Triton on a GPU, and it is not installed (pip install triton); {without}"
+        )
+    if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang"))):
+        raise DeviceError(
+            f"--torch-compile needs a C compiler on a GPU, and there is none (gcc, clang, or the one that CC names); "
+            f"{without}"
+        )

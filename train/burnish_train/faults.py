@@ -25,6 +25,8 @@ from burnish_train.work import last_whole
 
 # Characters of a row's text, and rows, that a message holds.
 SHOWN, MOST_ROWS = 80, 32
+# Where PyTorch has the errors of torch.compile; they take seconds to import.
+OF_COMPILING = ("torch._dynamo.exc", "torch._inductor.exc")
 
 
 class UnfitError(BurnishError):
@@ -140,7 +142,7 @@ def explained(error: BaseException, config: TrainConfig, work: Path, saved: str 
     if disk_is_full(error):
         return BurnishError(f"the disk of {work} is full; make room, and {goes_on}")
     if not out_of_memory(error):
-        return None
+        return BurnishError(uncompiled(error)) if type(error).__module__ in OF_COMPILING else None
     size, steps = config.per_device_train_batch_size, getattr(config, "gradient_accumulation_steps", 1)
     smaller = (
         f"lower --per-device-train-batch-size from {size} to {size // 2} (with --gradient-accumulation-steps "
@@ -151,6 +153,14 @@ def explained(error: BaseException, config: TrainConfig, work: Path, saved: str 
         f"--gradient-checkpointing, and --overwrite to start again with that; where the memory was taken by others, "
         f"{goes_on}"
     )
+
+
+def uncompiled(error: BaseException) -> str:
+    """Return why a model cannot be compiled, by PyTorch's error, which holds all that a compiler said."""
+    said = str(error).splitlines() or [type(error).__name__]
+    marks = (" error:", "Error:")  # a C++ compiler's, which says more than Python's around it
+    cause = next((line.strip() for mark in marks for line in said if mark in line), said[0])
+    return f"the model cannot be compiled here: {cause}; leave out --torch-compile"
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -25,9 +25,10 @@ from burnish_train import checkpoint, faults, processes
 from burnish_train.arguments import arguments_for, callbacks_for, settle
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
-from burnish_train.device import check_precision, precision_of, use_cuda
+from burnish_train.device import check_compiler, check_precision, precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
+from burnish_train.methods.attention import FLASH, attention_of, flash
 from burnish_train.methods.augment import augmented
 from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
@@ -36,11 +37,12 @@ from burnish_train.methods.pseudo import with_pseudo_labels
 from burnish_train.methods.quantized import QuantizeAware
 from burnish_train.methods.teacher import Teacher
 from burnish_train.methods.trim import trim
+from burnish_train.progress import KeepSeconds
 from burnish_train.result import write_result
 from burnish_train.speed import Speed, figures
 from burnish_train.targets import Supervised, Target
 from burnish_train.trainer import TaskTrainer
-from burnish_train.work import last_whole, prepare
+from burnish_train.work import last_whole, prepare, seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ def train(
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
     check_precision(config.precision, cuda=cuda)
+    if config.torch_compile:
+        check_compiler(cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
     checkpoint.quiet()
     if config.pseudo_label_threshold or config.label_spreading:
@@ -103,9 +107,13 @@ def train(
         if first:
             prepare(work, config, splits, resume=resume, overwrite=overwrite)
         precision = precision_of(config.precision, work, cuda=cuda)
+    read = config.distill_attention > 0
+    attention = attention_of(config.attn_implementation, cuda=cuda, precision=precision, read=read)
     last = get_last_checkpoint(str(work))
+    started -= seconds_of(work)
+    how: dict[str, Any] = {"cuda": cuda, "precision": precision, "attention": attention}
     with faults.told(config, work):
-        return _run(config, work, splits, last, started, say, origin, callbacks, cuda=cuda, precision=precision)
+        return _run(config, work, splits, last, started, say, origin, callbacks, **how)
 
 
 def _run(
@@ -120,6 +128,7 @@ def _run(
     *,
     cuda: bool,
     precision: str,
+    attention: str | None,
 ) -> dict[str, Any]:
     with processes.first_alone():
         name = origin.make(work) if origin else config.model
@@ -158,8 +167,8 @@ def _run(
         say(f"going on from {last}")
     if not cuda:
         torch.set_num_threads(processes.num_threads())
-    if not cuda or config.distill_attention:
-        model.set_attn_implementation("eager")  # whose dropout can be a faster one, and whose scores can be seen
+    if attention and attention != FLASH:
+        model.set_attn_implementation(attention)
     model.to("cuda" if cuda else "cpu")
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     sample = [example.asked for example in splits.train[: checkpoint.CALIBRATION_ROWS]]
@@ -169,7 +178,7 @@ def _run(
         say(f"{learning:,} of {weights:,} weights learn ({learning / weights:.2%})")
     target = kind(task, config, labels, splits.labelled)
     trainer = make_trainer(config, work, splits, model, runner, target, cuda=cuda, precision=precision)
-    for callback in callbacks:
+    for callback in (KeepSeconds(work, started), *callbacks):
         trainer.add_callback(callback)
     if config.contrastive_steps and not last:
         say(f"drawing rows of one label together: {config.contrastive_steps} batches")
@@ -179,7 +188,8 @@ def _run(
         trainer.probe_head(target)
     if processes.count() > 1:
         transformers.set_seed(config.seed + processes.number())  # each drops out other elements
-    learn(trainer, work, last)
+    with flash(model, attention):
+        learn(trainer, work, last)
     if trainer.average:
         trainer.average.take()
     if adapter:

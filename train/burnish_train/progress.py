@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import transformers
 from tqdm import tqdm
 
+from burnish_serve.writing import write_text
 from burnish_train.speed import Speed
+from burnish_train.work import SECONDS
 
 
 class StepBar(transformers.TrainerCallback):
@@ -61,6 +66,24 @@ class StepBar(transformers.TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
         self._bar.close()
+
+
+class KeepSeconds(transformers.TrainerCallback):
+    """Writes down with each checkpoint how long the run has taken, for the start that goes on from it.
+
+    Args:
+        work: folder of the run.
+        started: when the run would have begun in one go, by ``time.perf_counter``.
+    """
+
+    def __init__(self, work: Path, started: float) -> None:
+        self._path = work / SECONDS
+        self._started = started
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write, where a checkpoint was written."""
+        if state.is_world_process_zero:
+            write_text(self._path, json.dumps(time.perf_counter() - self._started))
 
 
 class SaveEvery(transformers.TrainerCallback):

@@ -41,7 +41,7 @@ def write_result(
         splits: its rows.
         trainer: has the weights, and how they came to be.
         tokenizer: transformers' tokenizer.
-        started: when the run began, by ``time.perf_counter``.
+        started: when the run would have begun in one go, by ``time.perf_counter``.
         own: what ``burnish.json`` says besides or otherwise.
 
     Returns:

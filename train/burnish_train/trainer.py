@@ -88,6 +88,8 @@ class TaskTrainer(transformers.Trainer):
             eval_dataset=target.items(dev, self.dev_asked) if dev else None,
             **rest,
         )
+        if arguments.torch_compile:  # once for all lengths, instead of for the first and then for all others
+            self.accelerator.state.dynamo_plugin.dynamic = True
         self.model_accepts_loss_kwargs = False  # our losses are means, so Trainer must divide by accumulated batches
         self.finite = FiniteLoss(lambda ids: texts_of(ids, runner, train))
         self.add_callback(self.finite)  # behind those that ask for checkpoints
@@ -160,8 +162,12 @@ class TaskTrainer(transformers.Trainer):
         return loss
 
     def _dropout(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the faster dropout; what is computed twice must drop the same, and is not seen by it again."""
-        return contextlib.nullcontext() if self.target.config.gradient_checkpointing else FastDropout()
+        """Return the faster dropout; what is computed twice must drop the same, and is not seen by it again.
+
+        What is compiled has a dropout of its own, and is cut in pieces by ours.
+        """
+        config = self.target.config
+        return contextlib.nullcontext() if config.gradient_checkpointing or config.torch_compile else FastDropout()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

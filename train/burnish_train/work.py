@@ -22,6 +22,7 @@ from burnish_train.config import TrainConfig
 from burnish_train.data import Splits
 
 SETTINGS = "config.json"
+SECONDS = "seconds.json"
 NEW_PLACE = {"out", "device"}  # what a resumed run may have otherwise
 
 
@@ -78,6 +79,12 @@ def last_whole(work: Path) -> str | None:
         if not _is_whole(folder):
             shutil.rmtree(folder)
     return get_last_checkpoint(str(work)) if work.is_dir() else None
+
+
+def seconds_of(work: Path) -> float:
+    """Return how long the starts of a run had taken when it last saved, together; 0 where nothing was saved."""
+    path = work / SECONDS
+    return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
 
 
 def check_place(out: Path, *, overwrite: bool, record: str = checkpoint.RECORD, what: str = "a checkpoint") -> None:

@@ -107,6 +107,11 @@ def place(out: Path, number: int) -> Path:
     return out / TRIALS / str(number)
 
 
+def unfinished(out: Path, number: int) -> Path:
+    """Return the folder of a trial's run that is not whole yet."""
+    return place(out, number).with_name(f"{number}.partial")
+
+
 def tidy(out: Path, finished: int, kept: Container[int]) -> None:
     """Remove what finished trials left behind, but for the checkpoints that are kept.
 

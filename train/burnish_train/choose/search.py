@@ -27,12 +27,13 @@ from burnish_serve.tasks import TASKS
 from burnish_train import checkpoint, fit
 from burnish_train.choose import results
 from burnish_train.choose.config import SearchConfig
-from burnish_train.choose.folder import BEST, TRIALS, held, keep_best, place, tidy
+from burnish_train.choose.folder import BEST, TRIALS, held, keep_best, place, tidy, unfinished
 from burnish_train.choose.space import grid, most_epochs, space
 from burnish_train.choose.study import best_number, finish, opened, suggest
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
 from burnish_train.faults import UnfitError
+from burnish_train.work import seconds_of
 
 NEW = {"out", "device"}  # what a resumed search may have otherwise
 
@@ -140,7 +141,7 @@ def _tidy(study: optuna.Study, config: TrainConfig, settings: SearchConfig) -> N
 
 def _run(study: optuna.Study, trial: optuna.Trial, config: TrainConfig) -> None:
     """Run one trial, or what is left of it, and write it into the study."""
-    started = time.perf_counter()
+    started = time.perf_counter() - seconds_of(unfinished(config.out, trial.number))
     metric = TASKS[config.task].metric
     watch = Watch(trial, metric)
     state, score, about = TrialState.FAIL, None, {}

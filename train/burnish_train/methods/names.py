@@ -21,5 +21,8 @@ SCHEDULES = (
 )
 """transformers' names, and triangles."""
 
+ATTENTIONS = ("auto", "eager", "sdpa", "flash_attention_2")
+"""transformers' names for how attention is computed, and the choice among them."""
+
 AUGMENTATIONS = ("replace", "swap", "delete")
 """Ways to change words of a row to train on."""

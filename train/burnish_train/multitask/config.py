@@ -59,6 +59,8 @@ WITHOUT = (
     "mlm_probability",
     "whole_word_masking",
     "pack_texts",
+    "torch_compile",
+    "attn_implementation",
 )
 """Those that are for one task alone."""
 

@@ -32,9 +32,10 @@ from burnish_train.multitask.config import OF_BOTH, OF_TASK, MultitaskConfig
 from burnish_train.multitask.model import MultitaskModel, share
 from burnish_train.multitask.result import RECORD, write_results
 from burnish_train.multitask.trainer import MEAN_SCORE, MultitaskTrainer, Part
+from burnish_train.progress import KeepSeconds
 from burnish_train.speed import Speed, figures
 from burnish_train.targets import Supervised
-from burnish_train.work import check_place, take_up
+from burnish_train.work import check_place, seconds_of, take_up
 
 Log = Callable[[str], None]
 
@@ -83,6 +84,7 @@ def train_multitask(
     check_place(config.out, overwrite=overwrite, record=RECORD, what="a run of several tasks")
     last = take_up(work, _settings(config, splits), resume=resume, overwrite=overwrite)
     precision = precision_of(config.shared.precision, work, cuda=cuda)
+    started -= seconds_of(work)
     with faults.told(config.shared, work):
         transformers.set_seed(config.shared.seed)
         if not cuda:
@@ -95,7 +97,7 @@ def train_multitask(
         adapter = prepare_model(model, config.shared, lambda: None)
         learning = shares(model)[0]
         trainer = make_trainer(config, work, parts, model, cuda=cuda, precision=precision)
-        for callback in callbacks:
+        for callback in (KeepSeconds(work, started), *callbacks):
             trainer.add_callback(callback)
         if not last:
             probe_heads(trainer, say)

@@ -32,7 +32,7 @@ def write_results(
         config: the settings.
         work: folder of the run.
         trainer: has the weights, and how they came to be.
-        started: when the run began, by ``time.perf_counter``.
+        started: when the run would have begun in one go, by ``time.perf_counter``.
         own: what each ``burnish.json`` says besides.
 
     Returns:
