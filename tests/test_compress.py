@@ -38,8 +38,8 @@ def test_students_of_fewer_heads_may_be_deeper():
     assert students(6, 2.0)[0] == Student(3, 0.75)
     found = students(6, 2.0, 0.5)
     assert {one.heads for one in found} == {0.5}
-    assert found[0] == Student(4, 0.75, 0.5)
-    assert found[0].name == "4-layers-0.75-heads-0.5"
+    assert found[0] == Student(5, 0.5, 0.5)
+    assert found[0].name == "5-layers-0.5-heads-0.5"
     assert Student(3, 0.75).name == "3-layers-0.75"
 
 
