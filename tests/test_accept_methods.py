@@ -19,6 +19,7 @@ from accept import BURNISH, burnish
 from burnish_serve import load
 from burnish_train import checkpoint, train
 from burnish_train.config import read_recipe
+from training import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 KILLS, KILLS_OF_A_RUN = 20, 5
@@ -119,7 +120,7 @@ def test_lora_merged_and_exported_answers_as_it_learned(banking77, few_rows, tmp
     )
     assert train(config, callbacks=[Keep()])["steps"] == 50
     burnish("export", tmp_path / "lora", "--out", tmp_path / "bundle", "--precision", "fp32")
-    texts = [json.loads(line)["text"] for line in (banking77 / "test.jsonl").open(encoding="utf-8")][:100]
+    texts = [row["text"] for row in rows_of(banking77 / "test.jsonl")[:100]]
     bundle = load(tmp_path / "bundle", variant="fp32", device="cpu")
     ours = bundle.outputs(bundle.examine(texts))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "lora")
