@@ -1,5 +1,6 @@
 """The long acceptance rows of training's methods, on banking77: `make accept DATA=folder`."""
 
+import copy
 import json
 import random
 import signal
@@ -7,13 +8,18 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import starter
 from accept import BURNISH, burnish
-from burnish_train import checkpoint
+from burnish_serve import load
+from burnish_train import checkpoint, train
+from burnish_train.config import read_recipe
+from training import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
 KILLS, KILLS_OF_A_RUN = 20, 5
@@ -91,3 +97,41 @@ def test_lora_learns_little_and_loses_little(banking77, tmp_path):
     print(f"{share:.2%} of the weights learned; accuracy of all and of LoRA", scores, full["seconds"], lora["seconds"])
     assert share <= 0.02
     assert scores[1] >= scores[0] - 0.015
+
+
+def test_lora_merged_and_exported_answers_as_it_learned(banking77, few_rows, tmp_path):
+    unmerged = []
+
+    class Keep(transformers.TrainerCallback):
+        def on_train_end(self, *_, model, **__):
+            unmerged.append(copy.deepcopy(model).eval())
+
+    config = read_recipe(
+        Path("train/recipes/intent.toml"),
+        model=str(starter.encoder()),
+        train=str(few_rows),
+        out=tmp_path / "lora",
+        dev_fraction=0.0,
+        num_train_epochs=1.0,
+        lora_rank=8,
+        learning_rate=2e-3,
+        device="cpu",
+        precision="fp32",
+    )
+    assert train(config, callbacks=[Keep()])["steps"] == 50
+    burnish("export", tmp_path / "lora", "--out", tmp_path / "bundle", "--precision", "fp32")
+    texts = [row["text"] for row in rows_of(banking77 / "test.jsonl")[:100]]
+    bundle = load(tmp_path / "bundle", variant="fp32", device="cpu")
+    ours = bundle.outputs(bundle.examine(texts))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "lora")
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    learned = [weight for name, weight in unmerged[0].named_parameters() if "lora_B" in name]
+    assert learned
+    assert all(weight.any() for weight in learned)
+    with torch.inference_mode():
+        wanted = unmerged[0](**tokens).logits.numpy()
+        plain = checkpoint.load_model(tmp_path / "lora")(**tokens).logits.numpy()
+    apart = [float(np.abs(wanted - other).max()) for other in (ours, plain)]
+    largest = np.abs(wanted).max()
+    print(f"100 rows, logits up to {largest:.1f}: unmerged and bundle {apart[0]:.1e}, and checkpoint {apart[1]:.1e}")
+    assert max(apart) <= 1e-4
