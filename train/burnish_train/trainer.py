@@ -155,7 +155,7 @@ class TaskTrainer(transformers.Trainer):
         with self._dropout(), rounding:
             loss = super().training_step(model, dict(inputs), *rest)
             if self.target.config.adversarial_epsilon:
-                words = model.get_input_embeddings().weight
+                words = self.accelerator.unwrap_model(model).get_input_embeddings().weight
                 with moved(words, self.target.config.adversarial_epsilon):
                     super().training_step(model, dict(inputs), *rest)
         self.finite.watch(self.state.global_step + 1, "loss", loss, ids)
