@@ -248,7 +248,10 @@ def test_each_of_trainers_folders_has_the_ranges(train_config, monkeypatch):
     assert all(bool((ranges.amax(1) > 0).all()) for ranges in kept.values())
 
 
-@pytest.mark.parametrize(("name", "value"), [("lora_rank", 4), ("gradient_checkpointing", True), ("max_minutes", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lora_rank", 4), ("gradient_checkpointing", True), ("torch_compile", True), ("max_minutes", 1.0)],
+)
 def test_what_does_not_go_together_is_said(train_config, name, value):
     with pytest.raises(InputError, match=rf"^quantize_aware .*; leave out {name}$"):
         train_config(**{"quantize_aware": 1.0, name: value})

@@ -107,6 +107,7 @@ def _check_quantized(config: TrainConfig) -> None:
     reasons = {
         "lora_rank": "rounds the weights themselves, which LoRA changes only when it is merged",
         "gradient_checkpointing": "rounds what is computed, which is not seen where it is computed again",
+        "torch_compile": "looks at each operator as it is called, and a compiled model calls others",
         "max_minutes": "is for the last epochs, which a run that ends by the clock may not reach",
     }
     for name, reason in reasons.items():
