@@ -3,7 +3,8 @@
 Both have the same encoder, rows, batch size and threads, and are scored on the same dev rows after each epoch. The
 Trainer has dynamic padding, float32, a rate of 5e-5 that falls over the epochs that it is given, and the encoder's own
 head; it is stopped at the first epoch that reaches the score. Burnish has the recipe. Imports are not counted, reading
-rows and scoring is. The two take turns, or each has a core of its own with ``--side``.
+rows and scoring is. The two take turns, or each has a core of its own with ``--side``. The Trainer is given up where it
+has not reached the score in ``--limit`` seconds; each score is told when it is known.
 
 >>> # python bench/time_to_score.py ENCODER train.jsonl --score 0.91
 """
@@ -32,6 +33,7 @@ RECIPE = "train/recipes/intent.toml"
 @click.option("--seed", default=1)
 @click.option("--threads", default=2)
 @click.option("--recipe", default=RECIPE)
+@click.option("--limit", default=3600.0, help="seconds after which the Trainer is given up")
 @click.option("--side", type=click.Choice(["burnish", "transformers"]), help="one of the two alone")
 def main(side: str | None, **given: Any) -> None:
     """Measure both in processes of their own, one after the other, and print one JSON line."""
@@ -49,7 +51,7 @@ def main(side: str | None, **given: Any) -> None:
     print(json.dumps(found))
 
 
-def burnish(encoder: str, data: str, score: float, epochs: int, seed: int, threads: int, recipe: str) -> Any:
+def burnish(encoder: str, data: str, score: float, seed: int, threads: int, recipe: str, **_: Any) -> Any:
     """Return seconds and epochs until `burnish train` reaches the score."""
     import torch
     import transformers
@@ -65,7 +67,7 @@ def burnish(encoder: str, data: str, score: float, epochs: int, seed: int, threa
     class Watch(transformers.TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
             value = metrics["eval_accuracy"]
-            reached.append({"seconds": round(time.perf_counter() - began, 1), "accuracy": value, "epoch": state.epoch})
+            _note(reached, time.perf_counter() - began, value, state.epoch)
             if value >= score:
                 control.should_training_stop = True
 
@@ -76,7 +78,7 @@ def burnish(encoder: str, data: str, score: float, epochs: int, seed: int, threa
 
 
 def transformers_trainer(
-    encoder: str, data: str, score: float, epochs: int, seed: int, threads: int, recipe: str
+    encoder: str, data: str, score: float, epochs: int, seed: int, threads: int, recipe: str, limit: float
 ) -> Any:
     """Return seconds and epochs until transformers' Trainer reaches the score."""
     import torch
@@ -105,8 +107,8 @@ def transformers_trainer(
     class Watch(transformers.TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
             value = float(metrics["eval_accuracy"])
-            reached.append({"seconds": round(time.perf_counter() - began, 1), "accuracy": value, "epoch": state.epoch})
-            if value >= score:
+            _note(reached, time.perf_counter() - began, value, state.epoch)
+            if value >= score or time.perf_counter() - began > limit:
                 control.should_training_stop = True
 
     with tempfile.TemporaryDirectory() as folder:
@@ -131,6 +133,11 @@ def transformers_trainer(
             callbacks=[Watch()],
         ).train()
     return _found(reached, score)
+
+
+def _note(reached: list[dict[str, float]], seconds: float, accuracy: float, epoch: float) -> None:
+    reached.append({"seconds": round(seconds, 1), "accuracy": accuracy, "epoch": epoch})
+    print(reached[-1], file=sys.stderr, flush=True)
 
 
 def _found(reached: list[dict[str, float]], score: float) -> dict[str, Any]:
