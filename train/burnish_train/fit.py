@@ -92,6 +92,8 @@ def train(
     work = config.out.with_name(config.out.name + ".partial")
     cuda = use_cuda(config.device)
     check_precision(config.precision, cuda=cuda)
+    read = config.distill_attention > 0
+    attention = attention_of(config.attn_implementation, cuda=cuda, precision=config.precision, read=read)
     if config.torch_compile:
         check_compiler(cuda=cuda)
     splits = origin.splits if origin else read_splits(config)
@@ -107,8 +109,6 @@ def train(
         if first:
             prepare(work, config, splits, resume=resume, overwrite=overwrite)
         precision = precision_of(config.precision, work, cuda=cuda)
-    read = config.distill_attention > 0
-    attention = attention_of(config.attn_implementation, cuda=cuda, precision=precision, read=read)
     last = get_last_checkpoint(str(work))
     started -= seconds_of(work)
     how: dict[str, Any] = {"cuda": cuda, "precision": precision, "attention": attention}

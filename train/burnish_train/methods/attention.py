@@ -24,7 +24,7 @@ def attention_of(asked: str, *, cuda: bool, precision: str, read: bool) -> str |
     Args:
         asked: a name in `burnish_train.methods.names.ATTENTIONS`.
         cuda: whether it learns on a GPU.
-        precision: that it learns in.
+        precision: that was asked for; ``auto`` is half precision wherever FlashAttention runs.
         read: whether the scores of attention are looked at.
 
     Raises:
