@@ -71,10 +71,11 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(banking77, fe
 
 
 def test_two_processes_score_as_one(banking77, tmp_path):
-    few = ("--num-train-epochs", 2, "--seed", 1)
-    one = burnish(*intents(banking77, tmp_path / "one", *few))
+    """The whole recipe: half-way through, what dropout draws tells more than how many processes learn."""
+    settings = ("--seed", 1, "--precision", "fp32")
+    one = burnish(*intents(banking77, tmp_path / "one", *settings))
     launch = [str(Path(BURNISH).with_name("torchrun")), "--nproc-per-node", "2", BURNISH]
-    arguments = [*intents(banking77, tmp_path / "two", *few), "--per-device-train-batch-size", 16, "--json"]
+    arguments = [*intents(banking77, tmp_path / "two", *settings), "--per-device-train-batch-size", 16, "--json"]
     done = subprocess.run([*launch, *map(str, arguments)], check=True, capture_output=True, text=True)
     two = json.loads(done.stdout)
     scores = [record["metrics"]["dev"]["accuracy"] for record in (one, two)]

@@ -36,24 +36,23 @@ def plan(
     while start < len(order):
         rows = max(1, max_tokens // max(1, int(sizes[order[start]])))
         batch = order[start : start + rows]
-        batches += [batch] if run_tokens is None else _cut(batch, sizes, run_tokens)
+        batches += [batch] if run_tokens is None else _cut(batch, sizes[batch].tolist(), run_tokens)
         start += rows
     return batches
 
 
-def _cut(batch: Indices, sizes: npt.NDArray[np.intp], run_tokens: int) -> list[Indices]:
-    """Return a batch in the parts that are worth a run of their own."""
-    own = sizes[batch]
-    saved = (own[0] - own[1:]) * np.arange(len(own) - 1, 0, -1)
-    if not len(saved) or saved.max() <= run_tokens:
+def _cut(batch: Indices, own: list[int], run_tokens: int) -> list[Indices]:
+    """Return a batch, whose rows have ``own`` tokens, in the parts that are worth a run of their own."""
+    saved = [(own[0] - size) * (len(own) - place) for place, size in enumerate(own)]
+    place = saved.index(max(saved))
+    if saved[place] <= run_tokens:
         return [batch]
-    place = 1 + int(saved.argmax())
-    return [*_cut(batch[:place], sizes, run_tokens), *_cut(batch[place:], sizes, run_tokens)]
+    return [*_cut(batch[:place], own[:place], run_tokens), *_cut(batch[place:], own[place:], run_tokens)]
 
 
 def padding(lengths: Sequence[int], max_tokens: int, run_tokens: int | None = None) -> float:
     """Return the share of all padded tokens of a plan that is padding."""
-    padded = sum(len(batch) * int(max(lengths[i] for i in batch)) for batch in plan(lengths, max_tokens, run_tokens))
+    padded = sum(len(batch) * lengths[int(batch[0])] for batch in plan(lengths, max_tokens, run_tokens))
     return 1 - sum(lengths) / padded
 
 
