@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+import transformers
 
 from burnish_serve.errors import InputError
 from burnish_train import checkpoint
@@ -22,7 +25,7 @@ def test_word_vectors_move_to_where_the_loss_grows_fastest_and_come_back():
         return torch.nn.functional.cross_entropy(words[[3, 5, 7]] @ words[:4].T, torch.tensor([0, 1, 2]))
 
     loss().backward()
-    with moved(words, 0.1):
+    with moved(words, words.grad, 0.1):
         step = words.detach() - before
         worst = loss().item()
     assert torch.equal(words, before)
@@ -37,16 +40,65 @@ def test_word_vectors_move_to_where_the_loss_grows_fastest_and_come_back():
             words.copy_(before)
 
 
-def test_without_a_gradient_nothing_moves():
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_where_there_is_no_direction_nothing_moves(value):
     words = torch.nn.Parameter(torch.ones(3, 2))
-    with moved(words, 1.0):
+    with moved(words, torch.full_like(words, value), 1.0):
         assert (words == 1).all()
+
+
+def test_a_batch_is_moved_along_its_own_gradient_whatever_was_learned_before_it_in_the_step(
+    make_checkpoint, monkeypatch
+):
+    slopes, own, step = [], [], TaskTrainer.training_step
+
+    def learn(self, model, inputs, *rest):
+        words, values = model.get_input_embeddings().weight, dict(inputs)
+        with torch.random.fork_rng():
+            kept, words.grad = words.grad, None
+            transformers.Trainer.training_step(self, model, values, *rest)
+            own.append(words.grad)
+            words.grad = kept
+        return step(self, model, inputs, *rest)
+
+    def watch(words, slope, length):
+        slopes.append(slope.clone())
+        return moved(words, slope, length)
+
+    monkeypatch.setattr("burnish_train.trainer.moved", watch)
+    monkeypatch.setattr(TaskTrainer, "training_step", learn)
+    monkeypatch.setattr(TaskTrainer, "_dropout", lambda self: contextlib.nullcontext())
+    steps = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "num_train_epochs": 1.0}
+    make_checkpoint(adversarial_epsilon=0.01, **steps)
+    assert len(slopes) == len(own) > 8
+    likeness = [
+        torch.cosine_similarity(*(one.flatten() for one in both), dim=0).item()
+        for both in zip(slopes, own, strict=True)
+    ]
+    assert min(likeness) > 0.99
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [{"lora_rank": 2}, {"freeze_layers": 1}, {"freeze_embeddings": True}, {"freeze_pattern": "word_embeddings"}],
+    ids=str,
+)
+def test_frozen_word_vectors_are_not_moved_and_that_is_said(make_checkpoint, frozen):
+    with pytest.raises(InputError, match="adversarial_epsilon moves word vectors along their gradient"):
+        make_checkpoint(adversarial_epsilon=0.01, **frozen)
+
+
+def test_while_word_vectors_are_not_free_yet_nothing_is_learned_twice(make_checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr("burnish_train.trainer.moved", lambda *given: seen.append(given) or moved(*given))
+    record = checkpoint.read_record(make_checkpoint(adversarial_epsilon=0.01, unfreeze_every=0.5))
+    assert 0 < len(seen) < record["steps"]
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 def test_a_step_adds_the_gradients_of_both(make_checkpoint, pooling, monkeypatch):
     seen = []
-    monkeypatch.setattr("burnish_train.trainer.moved", lambda *given: seen.append(given[1]) or moved(*given))
+    monkeypatch.setattr("burnish_train.trainer.moved", lambda *given: seen.append(given[2]) or moved(*given))
     folder = make_checkpoint(adversarial_epsilon=0.01, pooling=pooling)
     record = checkpoint.read_record(folder)
     assert seen == [0.01] * record["steps"]

@@ -152,11 +152,14 @@ class TaskTrainer(transformers.Trainer):
         self.speed.add(inputs["attention_mask"])
         inputs = {**inputs, "input_ids": self._with_holes(ids)}
         rounding = self.quantize.learning(inputs["attention_mask"]) if self.quantize else contextlib.nullcontext()
+        epsilon = self.target.config.adversarial_epsilon
+        words = self.accelerator.unwrap_model(model).get_input_embeddings().weight
+        twice = epsilon > 0 and words.requires_grad  # which is not yet so where layers are freed one by one
+        others = words.grad.clone() if twice and words.grad is not None else None  # batches of the same step
         with self._dropout(), rounding:
             loss = super().training_step(model, dict(inputs), *rest)
-            if self.target.config.adversarial_epsilon:
-                words = self.accelerator.unwrap_model(model).get_input_embeddings().weight
-                with moved(words, self.target.config.adversarial_epsilon):
+            if twice:
+                with moved(words, words.grad if others is None else words.grad - others, epsilon):
                     super().training_step(model, dict(inputs), *rest)
         self.finite.watch(self.state.global_step + 1, "loss", loss, ids)
         return loss

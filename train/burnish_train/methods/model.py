@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from burnish_serve.errors import InputError
 from burnish_train.config import TrainConfig
 from burnish_train.methods.depth import begin_anew, encoder_of, freeze, keep_layers
 from burnish_train.methods.lora import Adapter
@@ -24,7 +25,7 @@ def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adap
         read: reads some rows to learn from with the model.
 
     Raises:
-        InputError: the model has not so many layers, or none of such a name.
+        InputError: the model has not so many layers, or none of such a name; or settings do not go together on it.
     """
     if config.keep_layers:
         keep_layers(model, config.keep_layers)
@@ -49,6 +50,11 @@ def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adap
             layers=config.freeze_layers,
             embeddings=config.freeze_embeddings,
             pattern=config.freeze_pattern,
+        )
+    if config.adversarial_epsilon and not encoder_of(model).get_input_embeddings().weight.requires_grad:
+        raise InputError(
+            "adversarial_epsilon moves word vectors along their gradient, and they have none here: leave it out, or "
+            "lora_rank, freeze_layers, freeze_embeddings or the freeze_pattern that keeps them as they are"
         )
     if config.gradient_checkpointing:
         encoder = encoder_of(model)
