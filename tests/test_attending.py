@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import transformers
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from burnish_serve.errors import DeviceError, InputError
 from burnish_train import train
 from burnish_train.methods import attention
 from burnish_train.methods.attention import FLASH, attention_of
+from test_architectures import MORE, SMALL
+from tiny_model import make_tokenizer
 from training import furthest_apart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,7 +28,11 @@ def named(monkeypatch):
     def choose(self, name, **rest):
         found.append(name)
         real(self, "sdpa" if name == FLASH else name, **rest)
+        if name == FLASH:
+            self.config._attn_implementation_internal = FLASH
 
+    for functions in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+        monkeypatch.setitem(functions, FLASH, functions["sdpa"])
     monkeypatch.setattr(transformers.PreTrainedModel, "set_attn_implementation", choose)
     return found
 
@@ -87,6 +95,20 @@ def test_flash_attention_learns_and_is_gone_when_scores_are_computed_in_float32(
     train(train_config(**settings), callbacks=[Ends(named)])
     assert named == [FLASH, "begin", "end", "sdpa"]
     assert furthest_apart(tmp_path / "run", tmp_path / "sdpa") == 0
+
+
+@pytest.mark.parametrize(("asked", "found"), [("sdpa", "sdpa"), (FLASH, FLASH)])
+@pytest.mark.parametrize("kind", ["deberta-v2", "mpnet"])
+def test_an_architecture_that_keeps_its_own_way_is_said(train_config, tmp_path, monkeypatch, kind, asked, found):
+    folder, tokenizer = tmp_path / kind, make_tokenizer()
+    sizes = {**SMALL, **MORE[kind], "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    monkeypatch.setattr("burnish_train.fit.attention_of", lambda *_, **__: found)
+    with pytest.raises(InputError, match=rf"{asked} is not for this model: \w+ computes attention by eager alone"):
+        train(train_config(model=str(folder), attn_implementation=asked))
+    monkeypatch.setattr("burnish_train.fit.attention_of", attention_of)
+    train(train_config(model=str(folder), num_train_epochs=0.5))
 
 
 def test_a_model_that_does_not_go_with_it_is_said(train_config, monkeypatch):

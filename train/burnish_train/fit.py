@@ -28,7 +28,7 @@ from burnish_train.data import Splits, read_splits
 from burnish_train.device import check_compiler, check_precision, precision_of, use_cuda
 from burnish_train.heads import PooledClassifier
 from burnish_train.kinds import KINDS
-from burnish_train.methods.attention import FLASH, attention_of, flash
+from burnish_train.methods.attention import FLASH, attention_of, compute_by, flash
 from burnish_train.methods.augment import augmented
 from burnish_train.methods.average import Average
 from burnish_train.methods.model import prepare as prepare_model
@@ -168,7 +168,10 @@ def _run(
     if not cuda:
         torch.set_num_threads(processes.num_threads())
     if attention and attention != FLASH:
-        model.set_attn_implementation(attention)
+        if config.attn_implementation == "auto":
+            model.set_attn_implementation(attention)  # or what the architecture has instead
+        else:
+            compute_by(model, attention)
     model.to("cuda" if cuda else "cpu")
     runner = checkpoint.runner_for(model, encoder, tokenizer.pad_token_id, task, labels, Decoding())
     sample = [example.asked for example in splits.train[: checkpoint.CALIBRATION_ROWS]]

@@ -13,6 +13,7 @@ from typing import Any
 from transformers.utils import is_flash_attn_2_available
 
 from burnish_serve.errors import DeviceError, InputError
+from burnish_train.methods.depth import encoder_of
 
 FLASH = "flash_attention_2"
 """FlashAttention-2 (Dao, 2023, arXiv:2307.08691), which computes in half precision alone."""
@@ -42,6 +43,25 @@ def attention_of(asked: str, *, cuda: bool, precision: str, read: bool) -> str |
     return "eager" if read or not cuda else None  # whose scores can be seen, and whose dropout can be a faster one
 
 
+def compute_by(model: Any, name: str) -> None:
+    """Let a model compute attention in one way.
+
+    Raises:
+        InputError: the architecture does not go with it, whether transformers refuses it or keeps the way that it has.
+    """
+    try:
+        model.set_attn_implementation(name)
+    except ValueError as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"--attn-implementation {name} is not for this model: {first}") from error
+    encoder = encoder_of(model)
+    if (taken := encoder.config._attn_implementation) != name:
+        raise InputError(
+            f"--attn-implementation {name} is not for this model: {type(encoder).__name__} computes attention by "
+            f"{taken} alone; auto goes anywhere"
+        )
+
+
 @contextlib.contextmanager
 def flash(model: Any, name: str | None) -> Iterator[None]:
     """Let a model compute attention by FlashAttention while this context lasts, where that is its name.
@@ -54,10 +74,6 @@ def flash(model: Any, name: str | None) -> Iterator[None]:
     if name != FLASH:
         yield
         return
-    try:
-        model.set_attn_implementation(FLASH)
-    except ValueError as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"--attn-implementation {FLASH} is not for this model: {first}") from error
+    compute_by(model, FLASH)
     yield
     model.set_attn_implementation("sdpa")
