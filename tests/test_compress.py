@@ -99,11 +99,26 @@ def test_a_student_is_trained_exported_measured_and_taken(mean_checkpoint, tmp_p
         run.compress(config)
 
 
+def test_how_a_teacher_was_computed_is_not_how_its_students_are(make_checkpoint, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(run, "students", lambda *_: [Student(1, 1.0)])
+    monkeypatch.setattr("burnish_train.device._bf16_is_faster", lambda *, cuda: False)
+    teacher = tmp_path / "teacher"
+    shutil.copytree(make_checkpoint(pooling="mean"), teacher)
+    record = json.loads((teacher / "burnish.json").read_text())
+    record["settings"] |= {"attn_implementation": "flash_attention_2", "torch_compile": True, "precision": "fp16"}
+    (teacher / "burnish.json").write_text(json.dumps(record))
+    run.compress(CompressConfig(checkpoint=teacher, out=tmp_path / "small", max_drop=1.0, device="cpu"))
+    found = record_of(tmp_path / "small" / "checkpoint")["settings"]
+    assert [found[name] for name in ("attn_implementation", "torch_compile", "precision")] == ["auto", False, "fp32"]
+
+
 def test_students_lose_the_heads_that_were_asked_for(mean_checkpoint, tmp_path, monkeypatch, quick):
     monkeypatch.setattr(run, "students", lambda layers, _, heads: [Student(layers, 1.0, heads)])
     settings = {"checkpoint": mean_checkpoint, "out": tmp_path / "small", "max_drop": 1.0, "device": "cpu"}
     with pytest.raises(InputError, match="keep_heads is a share"):
         run.compress(CompressConfig(**settings, keep_heads=2.0))
+    with pytest.raises(InputError, match=r"keep_heads: 0\.9 of the 2 heads of a layer are all of them"):
+        run.compress(CompressConfig(**settings, keep_heads=0.9))
     assert not list(tmp_path.iterdir()), "it is said before anything is done"
     found = run.compress(CompressConfig(**settings, keep_heads=0.5, num_train_epochs=1.0))
     assert found["taken"] == "2-layers-1-heads-0.5"

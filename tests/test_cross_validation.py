@@ -215,6 +215,32 @@ def test_what_is_finished_is_not_run_again(settings, counted, monkeypatch):
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_folds_learn_in_one_precision_and_from_all_rows_that_a_run_has(settings, counted, tmp_path, monkeypatch):
+    runs, _ = counted
+    faster = iter([True, False, False])
+    monkeypatch.setattr("burnish_train.device._bf16_is_faster", lambda *, cuda: next(faster))
+    texts = [{"text": row["text"]} for row in labelled_rows(20, seed=7)]
+    (tmp_path / "words.txt").write_text("really\n")
+    more = {"unlabelled": str(write_rows(tmp_path / "texts.jsonl", texts)), "label_spreading": True}
+    more |= {"trim_vocabulary": True, "vocabulary_texts": (str(tmp_path / "words.txt"),), "precision": "auto"}
+    config = settings(num_train_epochs=1.0, dev_fraction=0.2, pseudo_label_threshold=0.0, **more)
+    with monkeypatch.context() as patch:
+        patch.delattr(crossval, "answered")
+        with pytest.raises(NameError):
+            cross_validate(config, FoldsConfig(folds=2))
+    (tmp_path / "words.txt").write_text("really evening\n")
+    with pytest.raises(InputError, match="was begun with other settings: rows of vocabulary was"):
+        cross_validate(config, FoldsConfig(folds=2), resume=True)
+    (tmp_path / "words.txt").write_text("really\n")
+    cross_validate(config, FoldsConfig(folds=2, keep_checkpoints=True), overwrite=True)
+    records = [checkpoint.read_record(config.out / f"fold-{number}") for number in (1, 2)]
+    assert [record["precision"] for record in records] == ["fp32", "fp32"]
+    assert [record["data"]["unlabelled"]["rows"] for record in records] == [20, 20]
+    assert [record["data"]["vocabulary"]["rows"] for record in records] == [1, 1]
+    assert all(len(splits.unlabelled) == 20 for _, splits in runs)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_leave_one_out_scores_all_rows_at_once(settings, tmp_path):
     rows = write_rows(tmp_path / "few.jsonl", [{**row, "of": n // 3} for n, row in enumerate(labelled_rows(9))])
     config = settings(train=str(rows), num_train_epochs=1.0, dev_fraction=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from types import SimpleNamespace
 
@@ -168,6 +169,21 @@ def test_a_narrower_model_keeps_the_elements_that_matter(model):
     assert (up.out_features, down.in_features, tuple(down.weight.shape)) == (24, 24, (32, 24))
     assert model.config.intermediate_size == 24
     assert model(**inputs).logits.shape == (4, 3)
+
+
+def test_padding_does_not_tell_which_elements_matter(model, monkeypatch):
+    monkeypatch.setattr("burnish_train.methods.narrow.MULTIPLE", 8)
+    other, inputs = copy.deepcopy(model).eval(), read_ids()
+    inputs["attention_mask"][0, 3:] = 0
+    inputs["attention_mask"][1, 2:] = 0
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    narrow(model.eval(), 0.5, lambda: model(**inputs))
+    alone = [
+        {name: values[row : row + 1, :length] for name, values in inputs.items()} for row, length in enumerate(lengths)
+    ]
+    narrow(other, 0.5, lambda: [other(**one) for one in alone])
+    for one, same in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, same)
 
 
 def test_a_narrow_student_is_a_checkpoint_as_any_other(train_config, monkeypatch):

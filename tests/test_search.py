@@ -177,6 +177,17 @@ def test_the_median_pruner_ends_what_stays_below_the_median(train_config, stand_
     assert ended == sum(row["state"] == "pruned" for row in found["trials"]) > 3
 
 
+def test_trials_learn_in_one_precision_and_the_recipe_leaves_it_open(train_config, stand_in, tmp_path, monkeypatch):
+    faster = iter([True, False, False])
+    monkeypatch.setattr("burnish_train.device._bf16_is_faster", lambda *, cuda: next(faster))
+    stand_in(Kills())
+    config = train_config(out=tmp_path / "search", precision="auto", num_train_epochs=2.0)
+    search(config, SearchConfig(trials=3, keep_all=True))
+    records = [checkpoint.read_record(path) for path in (tmp_path / "search" / "trials").iterdir()]
+    assert [record["settings"]["precision"] for record in records] == ["bf16"] * 3
+    assert "precision" not in (tmp_path / "search" / "best.toml").read_text()
+
+
 def test_tpe_learns_from_the_scores(train_config, stand_in, tmp_path):
     stand_in(Kills())
     off = {}

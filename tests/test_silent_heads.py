@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import numpy as np
@@ -57,11 +58,13 @@ def test_a_head_matters_by_the_variance_of_what_it_adds():
     network = make_network("bert", "text")
     found = attentions(network.module.base_model)
     given = [[] for _ in found]
+    feed, read = reading(network)
+    real = feed["attention_mask"].bool()
+    assert not real.all()
     hooks = [
-        layers[-1].register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].flatten(0, -2)))
+        layers[-1].register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0][real]))
         for layers, seen in zip(found, given, strict=True)
     ]
-    _, read = reading(network)
     read()
     for hook in hooks:
         hook.remove()
@@ -71,6 +74,23 @@ def test_a_head_matters_by_the_variance_of_what_it_adds():
         wanted.append(int(torch.stack([one.var(dim=0).sum() for one in added]).argmin()))
     silence_heads(network.module, 0.75, read)
     assert silent_heads(network.module) == [[number] for number in wanted]
+
+
+@architectures
+def test_padding_counts_for_nothing(architecture):
+    network = make_network(architecture, "text")
+    feed, read = reading(network)
+    alone = copy.deepcopy(network.module)
+
+    def one_by_one():
+        with torch.inference_mode():
+            for place, length in enumerate(feed["attention_mask"].sum(1).tolist()):
+                alone(**{name: values[place : place + 1, :length] for name, values in feed.items()})
+
+    silence_heads(network.module, 0.5, read)
+    silence_heads(alone, 0.5, one_by_one)
+    for one, other in zip(network.module.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 @architectures
@@ -150,6 +170,12 @@ def test_members_of_a_soup_have_lost_the_same_heads(make_checkpoint, tiny_rows, 
     whole = make_checkpoint(seed=1, dev=str(tiny_rows / "test.jsonl"))
     with pytest.raises(InputError, match="keep_heads left out different heads"):
         soup([members[0], whole], tmp_path / "other", device="cpu")
+
+
+def test_lora_does_not_wake_silent_heads(make_checkpoint, train_config):
+    folder = make_checkpoint(keep_heads=0.5)
+    with pytest.raises(InputError, match=r"lora_rank learns weights for the heads that .* was left without"):
+        train(train_config(model=str(folder), lora_rank=2))
 
 
 def test_an_architecture_whose_heads_are_not_known_is_refused():

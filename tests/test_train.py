@@ -246,6 +246,8 @@ def test_bf16_is_taken_where_the_processor_is_faster_with_it(monkeypatch, tmp_pa
     assert precision_of("auto", tmp_path, cuda=False) == wanted
     monkeypatch.setattr("burnish_train.device.peak", lambda device, kind: {"fp32": times * 1e9, "bf16": 1e9}[kind])
     assert precision_of("auto", tmp_path, cuda=False) == wanted, "a run that is resumed goes on as it began"
+    (tmp_path / "precision").write_text("")  # as a power cut leaves it
+    assert precision_of("auto", tmp_path, cuda=False) == ("fp32" if times > 1 else "bf16")
 
 
 def test_bf16_is_not_timed_where_the_processor_has_it_not(monkeypatch, tmp_path):
@@ -254,7 +256,29 @@ def test_bf16_is_not_timed_where_the_processor_has_it_not(monkeypatch, tmp_path)
     assert precision_of("auto", tmp_path, cuda=False) == "fp32"
 
 
-def test_a_precision_that_was_asked_for_is_taken(tmp_path):
+def test_what_was_chosen_is_chosen_anew_where_nothing_was_learned_with_it(train_config):
+    config = train_config(precision="auto", num_train_epochs=0.2)
+    work = config.out.with_name("run.partial")
+    work.mkdir()
+    (work / "precision").write_text("bf16")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("burnish_train.device._bf16_is_faster", lambda *, cuda: False)
+        assert train(config, resume=True)["precision"] == "fp32"
+
+
+def test_a_gpu_without_bfloat16_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    (tmp_path / "precision").write_text("bf16")
+    (tmp_path / "other").mkdir()
+    for asked in ("bf16", "auto"):
+        with pytest.raises(DeviceError, match="Tesla T4 has no bfloat16, which --precision asks for or the run was be"):
+            precision_of(asked, tmp_path, cuda=True)
+    assert precision_of("auto", tmp_path / "other", cuda=True) == "fp32"
+
+
+def test_a_precision_that_was_asked_for_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     for asked in ("bf16", "fp32", "fp16"):
         assert precision_of(asked, tmp_path, cuda=True) == asked
         check_precision(asked, cuda=True)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from burnish_serve.errors import InputError
-from burnish_serve.rows import FORMATS, read_rows
+from burnish_serve.rows import FORMATS, format_of, read_rows
 from burnish_serve.tasks import Task, task_named
 from burnish_train.config import TrainConfig
 
@@ -87,8 +87,12 @@ class Splits:
         return [*self.train, *self.augmented]
 
 
-def read_splits(config: TrainConfig) -> Splits:
+def read_splits(config: TrainConfig, *, cut: bool = True) -> Splits:
     """Read train, dev and test as the config names them; dev is cut from train where it names none.
+
+    Args:
+        config: the settings.
+        cut: whether to; else there are no dev rows then.
 
     Raises:
         InputError: rows that cannot be used, with file and line.
@@ -110,7 +114,7 @@ def read_splits(config: TrainConfig) -> Splits:
         _check_labels(splits.get(name, []), task, known, f"{given[name]}", config.train)
     warnings += _label_warnings(splits["train"], task)
     unlabelled = read_unlabelled(config.unlabelled, config) if config.unlabelled else ()
-    domain = tuple(row for source in config.vocabulary_texts for row in read_unlabelled(source, config))
+    domain = tuple(row for source in config.vocabulary_texts for row in _read_domain(source, config))
     besides = {
         "unlabelled": (config.unlabelled, unlabelled),
         "vocabulary": (", ".join(config.vocabulary_texts), domain),
@@ -119,11 +123,11 @@ def read_splits(config: TrainConfig) -> Splits:
         if rows:
             sources[name] = {"source": source, "sha256": sha256(rows), "rows": len(rows)}
     if "dev" not in splits:
-        splits["train"], splits["dev"] = cut_dev(splits["train"], config.dev_fraction, config.seed)
-        rule = {"cut_from": "train", "fraction": config.dev_fraction, "seed": config.seed, "rows": len(splits["dev"])}
-        sources["dev"] = rule
+        fraction = config.dev_fraction if cut else 0.0
+        splits["train"], splits["dev"] = cut_dev(splits["train"], fraction, config.seed)
+        sources["dev"] = {"cut_from": "train", "fraction": fraction, "seed": config.seed, "rows": len(splits["dev"])}
         sources["train"]["rows_left"] = len(splits["train"])
-        if config.dev_fraction and not splits["dev"]:
+        if fraction and not splits["dev"]:
             warnings.append("train: no label has enough texts to cut dev rows from, so the last epoch is kept")
     warnings += _overlap_warnings(splits)
     return Splits(
@@ -154,6 +158,20 @@ def read_unlabelled(source: str, config: TrainConfig) -> tuple[Example, ...]:
     if not rows:
         raise InputError(f"{source} has no rows")
     return tuple(rows)
+
+
+def _read_domain(source: str, config: TrainConfig) -> tuple[Example, ...]:
+    """Return texts whose words are looked at alone: plain ones, whatever the task reads, or its rows.
+
+    Raises:
+        InputError: a row that cannot be used, with file and line, or there are none.
+    """
+    if format_of(source) != "text":
+        return read_unlabelled(source, config)
+    rows = tuple(Example(row, (row["text"],), None) for _, row in read_rows(source))
+    if not rows:
+        raise InputError(f"{source} has no rows")
+    return rows
 
 
 def cut_dev(rows: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -8,9 +8,11 @@ multiply in float32 at twice the speed (bench/LOG.md). So both are timed.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,10 +21,14 @@ from burnish_serve.errors import DeviceError
 from burnish_serve.writing import write_text
 from burnish_train.speed import peak
 
+if TYPE_CHECKING:
+    from burnish_train.config import TrainConfig
+
 KEPT = "precision"
 """The file of a working folder that holds what was chosen: a run that is resumed goes on in it."""
 WORTH = 1.2
 """How many times faster bfloat16 must be to be taken."""
+CHOICES = ("fp32", "bf16")
 
 
 def use_cuda(device: str) -> bool:
@@ -45,10 +51,15 @@ def check_precision(asked: str, *, cuda: bool) -> None:
     """Refuse what the device cannot multiply in.
 
     Raises:
-        DeviceError: float16 was asked for without a GPU.
+        DeviceError: float16 without a GPU, or bfloat16 on one that has it not.
     """
     if asked == "fp16" and not cuda:
         raise DeviceError("--precision fp16 needs a GPU; a CPU multiplies in bf16 or fp32")
+    if asked == "bf16" and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise DeviceError(
+            f"{name} has no bfloat16, which --precision asks for or the run was begun in; take fp16 or fp32"
+        )
 
 
 def precision_of(asked: str, work: Path, *, cuda: bool) -> str:
@@ -58,13 +69,26 @@ def precision_of(asked: str, work: Path, *, cuda: bool) -> str:
         asked: one of these, or ``auto`` for the faster of float32 and bfloat16.
         work: the folder of the run, which remembers what was chosen.
         cuda: whether a GPU computes.
+
+    Raises:
+        DeviceError: the device has not got it.
     """
+    check_precision(asked, cuda=cuda)
     if asked != "auto":
         return asked
     kept = work / KEPT
-    if not kept.exists():
-        write_text(kept, "bf16" if _bf16_is_faster(cuda=cuda) else "fp32")
-    return kept.read_text(encoding="utf-8")
+    found = kept.read_text(encoding="utf-8") if kept.exists() else ""
+    if found not in CHOICES:
+        found = CHOICES[_bf16_is_faster(cuda=cuda)]
+        write_text(kept, found)
+    check_precision(found, cuda=cuda)
+    return found
+
+
+def with_precision(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return settings of runs that are compared with each other: in one precision, which the folder remembers."""
+    cuda = use_cuda(config.device)
+    return dataclasses.replace(config, precision=precision_of(config.precision, folder, cuda=cuda))
 
 
 def _bf16_is_faster(*, cuda: bool) -> bool:

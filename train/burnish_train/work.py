@@ -20,6 +20,7 @@ from burnish_serve.writing import write_text
 from burnish_train import checkpoint
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits
+from burnish_train.device import KEPT as PRECISION
 
 SETTINGS = "config.json"
 SECONDS = "seconds.json"
@@ -53,6 +54,8 @@ def take_up(work: Path, settings: dict[str, Any], *, resume: bool, overwrite: bo
     except OSError as error:
         raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
     keep_settings(work, settings, begun=begun)
+    if not begun:
+        (work / PRECISION).unlink(missing_ok=True)  # chosen on a machine that did nothing more
     return last_whole(work)
 
 
@@ -83,8 +86,10 @@ def last_whole(work: Path) -> str | None:
 
 def seconds_of(work: Path) -> float:
     """Return how long the starts of a run had taken when it last saved, together; 0 where nothing was saved."""
-    path = work / SECONDS
-    return float(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0.0
+    try:
+        return float(json.loads((work / SECONDS).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):  # not yet, or lost with the power
+        return 0.0
 
 
 def check_place(out: Path, *, overwrite: bool, record: str = checkpoint.RECORD, what: str = "a checkpoint") -> None:

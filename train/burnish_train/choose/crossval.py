@@ -31,6 +31,8 @@ from burnish_train.choose.folds import Numbers, fold_of
 from burnish_train.choose.scores import spreads
 from burnish_train.config import TrainConfig
 from burnish_train.data import Example, Splits, cut_dev, read_splits, sha256
+from burnish_train.device import KEPT as PRECISION
+from burnish_train.device import with_precision
 from burnish_train.fit import Origin, train
 from burnish_train.kinds import KINDS
 from burnish_train.work import SETTINGS, check_place, keep_settings
@@ -69,12 +71,13 @@ def cross_validate(
     if not config.out.name:
         raise InputError(f"--out {config.out} names no new folder; give one, such as --out runs/a")
     check_place(config.out, overwrite=overwrite, record=RECORD, what="a cross-validation")
-    whole = read_splits(dataclasses.replace(config, dev=None, test=None, dev_fraction=0.0))
+    whole = read_splits(dataclasses.replace(config, dev=None, test=None), cut=False)
     numbers = split(whole.train, config, how)
     whole = dataclasses.replace(whole, warnings=(*whole.warnings, *_rare(whole.train, how)))
     for warning in whole.warnings:
         say(f"warning: {warning}")
     work = _prepare(config, how, whole, numbers, resume=resume, overwrite=overwrite)
+    config = with_precision(config, work)
     folds = []
     for number in range(1, int(numbers.max()) + 2):
         told = work / f"fold-{number}.json"
@@ -132,7 +135,7 @@ def _prepare(
     except OSError as error:
         raise InputError(f"cannot make the folder {work}: {error.strerror}") from error
     rows = {
-        "rows of train": whole.sources["train"]["sha256"],
+        **{f"rows of {name}": about.get("sha256") for name, about in whole.sources.items()},
         "folds of the rows": hashlib.sha256(numbers.tobytes()).hexdigest(),
     }
     keep_settings(work, {**to_dict(config), **to_dict(how), **rows}, begun=begun)
@@ -152,8 +155,8 @@ def _run(
         sources = {
             name: {"source": config.train, "sha256": sha256(rows), "rows": len(rows)} for name, rows in parts.items()
         }
-        splits = Splits(
-            train=learned, dev=dev, test=held, names=whole.names, sources=sources, warnings=(), domain=whole.domain
+        splits = dataclasses.replace(
+            whole, train=learned, dev=dev, test=held, sources={**whole.sources, **sources}, warnings=()
         )
         origin = Origin(splits=splits, make=lambda _: config.model, record={}, model={})
         told = f"fold {number} of {int(numbers.max()) + 1}"
@@ -224,4 +227,5 @@ def _finish(
     work.rename(config.out)
     for part in (SETTINGS, *(f"fold-{one['fold']}.{end}" for one in folds for end in ("json", "jsonl"))):
         (config.out / part).unlink()  # after the renaming: until then they are what is gone on with
+    (config.out / PRECISION).unlink(missing_ok=True)
     return record

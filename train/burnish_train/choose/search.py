@@ -32,6 +32,7 @@ from burnish_train.choose.space import grid, most_epochs, space
 from burnish_train.choose.study import best_number, finish, opened, suggest
 from burnish_train.config import TrainConfig
 from burnish_train.data import Splits, read_splits
+from burnish_train.device import with_precision
 from burnish_train.faults import UnfitError
 from burnish_train.work import seconds_of
 
@@ -84,7 +85,7 @@ def search(
         opened(config.out / "study.db") as study,
     ):
         try:
-            _run_all(study, config, settings, drawn, say)
+            _run_all(study, with_precision(config, config.out), settings, drawn, say)
         except InputError:
             if not study.trials and not any(config.out.glob(f"{TRIALS}/*")):  # nothing to go on from
                 shutil.rmtree(config.out)
@@ -222,9 +223,10 @@ def _result(study: optuna.Study, config: TrainConfig, settings: SearchConfig) ->
             f"none of {len(rows)} trials came to its end: {', '.join(row['error'] or row['state'] for row in rows[:3])}"
         )
     keep_best(out, best, copy=settings.keep_all)
-    own = checkpoint.read_record(out / BEST)["settings"]
+    drawn = rows[0]["parameters"]
+    own = {**checkpoint.read_record(out / BEST)["settings"], "precision": config.precision, **drawn}
     said = f"{metric} {rows[0]['score']:.4f} on dev rows, the best of {len(rows)} trials"
-    results.write(out, rows, results.recipe(own, rows[0]["parameters"], said))
+    results.write(out, rows, results.recipe(own, drawn, said))
     results.draw(study, out / "search.png", metric)
     return {
         "metric": metric,

@@ -31,7 +31,10 @@ from burnish_train.compress.frontier import Tried, draw, table, taken
 from burnish_train.compress.students import Student, smaller, students
 from burnish_train.config import TrainConfig
 from burnish_train.data import read_splits
-from burnish_train.methods.depth import layers_of
+from burnish_train.device import KEPT as PRECISION
+from burnish_train.device import with_precision
+from burnish_train.methods.depth import encoder_of, layers_of
+from burnish_train.methods.silent import check_heads
 from burnish_train.work import SETTINGS, check_place, keep_settings
 
 RESULT = "compression.json"
@@ -69,7 +72,10 @@ def compress(
     checkpoint.quiet()
     record = checkpoint.read_record(config.checkpoint)
     settings = _settings(config, record)
-    left = students(len(layers_of(checkpoint.load_model(config.checkpoint))), config.speedup, config.keep_heads)
+    model = checkpoint.load_model(config.checkpoint)
+    if config.keep_heads < 1:
+        check_heads(encoder_of(model), config.keep_heads)
+    left = students(len(layers_of(model)), config.speedup, config.keep_heads)
     if not left:
         raise InputError(f"--speedup {config.speedup:g} is more than one layer with a narrow feed-forward can reach")
     work = config.out.with_name(config.out.name + ".partial")
@@ -77,6 +83,7 @@ def compress(
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     keep_settings(work, {k: v for k, v in to_dict(config).items() if k not in ASKED}, begun=True)
+    settings = with_precision(settings, work)
     dev = str(config.checkpoint / "dev.jsonl")
     metric = task_named(record["task"]).metric
     teacher = _bundle(config.checkpoint, work / "teacher", say)
@@ -141,6 +148,9 @@ def _settings(config: CompressConfig, record: dict[str, Any]) -> TrainConfig:
         early_stopping_patience=0,
         max_minutes=0.0,
         keep_heads=config.keep_heads,
+        precision="auto",  # what the teacher's machine had need not be here
+        attn_implementation="auto",
+        torch_compile=False,
     )
     found = read_splits(settings).sources
     for name in ("train", "dev"):
@@ -211,7 +221,8 @@ def _finish(config: CompressConfig, work: Path, name: str) -> None:
     for other in work.iterdir():
         if other.is_dir() and other.name not in ("checkpoint", "bundle"):
             shutil.rmtree(other)
-    (work / SETTINGS).unlink()
+    for part in (SETTINGS, PRECISION):
+        (work / part).unlink()
     if config.out.exists():
         shutil.rmtree(config.out)
     work.rename(config.out)

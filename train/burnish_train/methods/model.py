@@ -13,7 +13,7 @@ from burnish_train.config import TrainConfig
 from burnish_train.methods.depth import begin_anew, encoder_of, freeze, keep_layers
 from burnish_train.methods.lora import Adapter
 from burnish_train.methods.narrow import narrow
-from burnish_train.methods.silent import silence_heads
+from burnish_train.methods.silent import silence_heads, silent_heads
 
 
 def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adapter | None:
@@ -36,6 +36,8 @@ def prepare(model: Any, config: TrainConfig, read: Callable[[], object]) -> Adap
     if config.keep_heads < 1:
         silence_heads(model, config.keep_heads, read)
     adapter = None
+    if config.lora_rank and any(silent_heads(model)):
+        raise InputError(f"lora_rank learns weights for the heads that {config.model} was left without; leave it out")
     if config.lora_rank:
         adapter = Adapter(
             model,

@@ -2,7 +2,7 @@
 
 An element matters by how large it is on real tokens, times the weights that it goes on with (the measure of Sun et al.,
 2023, arXiv:2306.11695, taken for whole elements as in structured pruning). Every layer keeps as many, since a config of
-transformers knows one width. Heads, whose size no config tells, are left out otherwise (`methods.attention`).
+transformers knows one width. Heads, whose size no config tells, are left out otherwise (`methods.silent`).
 
 >>> narrow(model, 0.5, lambda: model(**batch))  # doctest: +SKIP
 """
@@ -16,6 +16,7 @@ import torch
 
 from burnish_serve.errors import InputError
 from burnish_train.methods.depth import encoder_of, layers_of
+from burnish_train.methods.seeing import seeing
 
 WIDTHS = ("intermediate_size", "hidden_dim")
 """What configs call the width."""
@@ -46,15 +47,12 @@ def narrow(model: Any, share: float, read: Callable[[], object]) -> int:
             "keep_layers makes it smaller too"
         )
     sums = [torch.zeros(width) for _ in pairs]
-    hooks = [
-        down.register_forward_pre_hook(lambda _, given, total=total: total.add_(_magnitudes(given[0])))
+    eyes = [
+        (down, lambda vectors, total=total: total.add_(vectors.abs().sum(0).cpu()))
         for (_, down), total in zip(pairs, sums, strict=True)
     ]
-    try:
+    with seeing(encoder, eyes):
         read()
-    finally:
-        for hook in hooks:
-            hook.remove()
     for (up, down), total in zip(pairs, sums, strict=True):
         matters = total * down.weight.detach().float().norm(dim=0).cpu()
         kept = matters.topk(count).indices.sort().values.to(up.weight.device)
@@ -73,8 +71,3 @@ def _pair(layer: Any, width: int) -> tuple[torch.nn.Linear, torch.nn.Linear] | N
     up = [module for module in linear if module.out_features == width and module.in_features != width]
     down = [module for module in linear if module.in_features == width and module.out_features != width]
     return (up[0], down[0]) if len(up) == len(down) == 1 else None
-
-
-def _magnitudes(vectors: torch.Tensor) -> torch.Tensor:
-    """Return the sum of each element's magnitude over all tokens."""
-    return vectors.detach().float().abs().flatten(0, -2).sum(0).cpu()

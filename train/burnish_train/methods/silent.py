@@ -20,6 +20,7 @@ import torch
 
 from burnish_serve.errors import InputError
 from burnish_train.methods.depth import encoder_of
+from burnish_train.methods.seeing import seeing
 
 LIKE_BERT = ("self.query", "self.key", "self.value", "output.dense")
 PROJECTIONS = {
@@ -45,27 +46,37 @@ def silence_heads(model: Any, share: float, read: Callable[[], object]) -> int:
         read: reads rows with the model, so that it is seen which heads matter.
 
     Raises:
-        InputError: the architecture's heads are not known.
+        InputError: the architecture's heads are not known, or none would go.
     """
     encoder = encoder_of(model)
-    found = attentions(encoder)
-    if not found:
+    count = check_heads(encoder, share)
+    found, heads = attentions(encoder), encoder.config.num_attention_heads
+    seen = [_Moments(layers[-1], heads) for layers in found]
+    with seeing(encoder, [(layers[-1], one.see) for layers, one in zip(found, seen, strict=True)]):
+        read()
+    for layers, one in zip(found, seen, strict=True):
+        idle = one.matters().argsort(descending=True, stable=True)[count:].to(layers[-1].weight.device)
+        _silence(layers, heads, idle, one.mean())
+    return count
+
+
+def check_heads(encoder: torch.nn.Module, share: float) -> int:
+    """Return how many heads of each layer are a share of them, at least one.
+
+    Raises:
+        InputError: the architecture's heads are not known, or none would go.
+    """
+    if not attentions(encoder):
         raise InputError(
             f"keep_heads: the heads of {type(encoder).__name__} are not known (known are {', '.join(PROJECTIONS)}); "
             "keep_layers makes it smaller too"
         )
     heads = encoder.config.num_attention_heads
     count = max(1, round(heads * share))
-    seen = [_Moments(layers[-1], heads) for layers in found]
-    hooks = [layers[-1].register_forward_pre_hook(one.see) for layers, one in zip(found, seen, strict=True)]
-    try:
-        read()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for layers, one in zip(found, seen, strict=True):
-        idle = one.matters().argsort(descending=True, stable=True)[count:].to(layers[-1].weight.device)
-        _silence(layers, heads, idle, one.mean())
+    if count == heads:
+        raise InputError(
+            f"keep_heads: {share:g} of the {heads} heads of a layer are all of them; give less, or leave it out"
+        )
     return count
 
 
@@ -105,9 +116,9 @@ class _Moments:
         self._sums = torch.zeros(heads, size, dtype=torch.float64)
         self._products = torch.zeros(heads, size, size, dtype=torch.float64)
 
-    def see(self, _: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        """Take in what the layer reads: ``[..., heads * size]``."""
-        vectors = given[0].detach().float().flatten(0, -2).unflatten(1, self._sums.shape)
+    def see(self, given: torch.Tensor) -> None:
+        """Take in what the layer reads: ``[tokens, heads * size]``."""
+        vectors = given.unflatten(1, self._sums.shape)
         self._tokens += len(vectors)
         self._sums += vectors.sum(0).cpu()
         self._products += torch.einsum("nhs,nht->hst", vectors, vectors).cpu()

@@ -51,10 +51,15 @@ def trim(tokenizer: Any, model: Any, splits: Splits, folder: Path) -> Any:
     named = {number for _, _, number in _named(model)}
     first = range(tokenizer.pad_token_id + 1) if _counts_from_padding(model) else ()
     before = json.loads(tokenizer.backend_tokenizer.to_str())
-    contents, kept = cut(before, {*used, *tokenizer.all_special_ids, *named, *first})
+    names = {number: token for token, number in tokenizer.get_vocab().items()}
+    contents, kept = cut(before, {*used, *tokenizer.all_special_ids, *named & names.keys(), *first})
+    if kept[-1] >= (size := len(model.get_input_embeddings().weight)):
+        raise InputError(
+            f"trim_vocabulary: the token {names[kept[-1]]!r} has the number {kept[-1]}, and the model has {size} word "
+            "vectors; a tokenizer and a model of one size are wanted"
+        )
     write_text(folder / "tokenizer.json", json.dumps(contents, ensure_ascii=False))
     smaller = type(tokenizer).from_pretrained(folder)
-    names = {number: token for token, number in tokenizer.get_vocab().items()}
     if (
         smaller.get_vocab() != {names.get(old): new for new, old in enumerate(kept)}
         or _pieces(smaller) != contents["model"]
@@ -69,7 +74,7 @@ def keep_rows(model: Any, kept: Sequence[int]) -> None:
 
     Args:
         model: the model, changed in place; its config's numbers of tokens are the new ones.
-        kept: numbers of the tokens that stay, with all that the config names.
+        kept: numbers of the tokens that stay; of those that the config names, others are named no more.
     """
     table, named = model.get_input_embeddings(), _named(model)
     guesses = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -82,11 +87,11 @@ def keep_rows(model: Any, kept: Sequence[int]) -> None:
     new = {old: number for number, old in enumerate(kept)}
     table.num_embeddings = len(kept)
     if table.padding_idx is not None:
-        table.padding_idx = new[table.padding_idx]
+        table.padding_idx = new.get(table.padding_idx)
     if guesses is not None:
         guesses.out_features = len(kept)
     for config, name, number in named:
-        setattr(config, name, new[number])
+        setattr(config, name, new.get(number))
     for config in _configs(model):
         config.vocab_size = len(kept)
     if numbers := getattr(model, "numbers", ()):  # tokens that a pooling looks for
