@@ -54,6 +54,11 @@ def main(
 ) -> None:
     """Train both ways, and print one JSON line."""
     work.mkdir(parents=True, exist_ok=True)
+    about = {"encoder": encoder, "train": train, "rows": rows, "dev_rows": dev_rows, "trials": trials, "draw": draw}
+    kept = work / "settings.json"
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != about:
+        raise click.ClickException(f"{work} holds runs of {kept.read_text(encoding='utf-8')}: give another --work")
+    kept.write_text(json.dumps(about), encoding="utf-8")
     drawn = cut(train, work, rows, dev_rows, draw)
     data = ["--model", encoder, "--train", work / "few.jsonl", "--dev", work / "dev.jsonl"]
     (work / "search.toml").write_text(SEARCH, encoding="utf-8")
@@ -74,7 +79,7 @@ def main(
             (few, RECIPES / "few-labels.toml", guessed),
         ):
             if not out.exists():
-                run("train", recipe, *own, *more, "--out", out)
+                run("train", recipe, *own, *more, "--out", out, "--resume")
             record = json.loads((out / "burnish.json").read_text(encoding="utf-8"))
             scored = run("evaluate", out, "--data", test)["metrics"]["accuracy"]
             name = out.name.split("-")[0]

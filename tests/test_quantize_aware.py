@@ -86,6 +86,19 @@ def test_it_answers_as_the_exported_int8(mean_checkpoint, tmp_path):
     assert np.abs(ours - int8).mean() < np.abs(int8 - fp32).mean() / 10
 
 
+def test_a_step_that_overflows_moves_no_range(tiny_encoder):
+    model = transformers.AutoModel.from_pretrained(tiny_encoder)
+    quantize = QuantizeAware(model, 1.0)
+    quantize.ranges[:] = 1.0
+    for value in (float("inf"), float("nan")):
+        quantize.seen[:] = 2.0
+        quantize.seen[3, 1] = value
+        quantize.on_step_end(None, None, None)
+    assert quantize.ranges.isfinite().all()
+    assert quantize.ranges[3].tolist() == [1.0, 1.0]
+    assert (quantize.ranges[4] > 1).all()
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_a_layer_is_the_product_of_bytes(tiny_encoder, kind):
     model = transformers.AutoModel.from_pretrained(tiny_encoder)

@@ -53,7 +53,7 @@ class PretrainConfig:
     save_steps: int = setting("also save every so many steps, to resume from; 0 for epochs only", default=0, minimum=0)
     device: str = setting("where to train", default="auto", choices=("auto", "cpu", "cuda"))
     precision: str = setting(
-        "bf16 is automatic mixed precision; auto takes it where the machine has it",
+        "bf16 is automatic mixed precision; auto takes it where it is faster",
         default="auto",
         choices=("auto", "fp32", "bf16"),
     )

@@ -5,6 +5,10 @@ for static int8: inputs to one of 256 steps between the ends of what was seen, w
 word vectors with one for each row. PyTorch's fake quantization does it in float32: gradients pass through it unchanged,
 and are zero where a value lies beyond the ends. The model itself keeps its float32 weights and knows nothing of it.
 
+A layer has one range here. A bundle has one for each product: where a layer is read several times (ALBERT's, DeBERTa's
+with positions), or a head looks at the first token, for which alone export computes the last layer, the two differ, and
+what is answered while it learns is near to int8's and not the same.
+
 >>> quantize = QuantizeAware(model, epochs=1.0)  # doctest: +SKIP
 >>> with quantize.answering():  # doctest: +SKIP
 ...     score(model)
@@ -72,7 +76,8 @@ class QuantizeAware(transformers.TrainerCallback):
         """Move the ranges to what all processes saw in this step."""
         if processes.count() > 1:
             torch.distributed.all_reduce(self.seen, torch.distributed.ReduceOp.MAX)
-        known, seen = self.ranges.any(1, keepdim=True), self.seen.any(1, keepdim=True)
+        known = self.ranges.any(1, keepdim=True)
+        seen = self.seen.any(1, keepdim=True) & self.seen.isfinite().all(1, keepdim=True)  # fp16 overflows now and then
         moved = torch.where(known, self.ranges.lerp(self.seen, PACE), self.seen)
         self.ranges = torch.where(seen, moved, self.ranges)
         self.seen.zero_()
