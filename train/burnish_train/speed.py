@@ -78,7 +78,7 @@ def figures(speed: Speed, model: torch.nn.Module, device: str, precision: str) -
     return {
         "tokens_per_second": round(speed.tokens_per_second, 1),
         "peak_flops": best,
-        "share_of_peak": round(FLOPS_OF_WEIGHT * weights * speed.own_tokens_per_second / best, 4),
+        "share_of_peak": round(FLOPS_OF_WEIGHT * weights * speed.own_tokens_per_second / best, 6),
     }
 
 
