@@ -18,6 +18,7 @@ from burnish_serve import machine
 from burnish_serve.config import to_dict
 from burnish_serve.errors import DeviceError
 from burnish_train import TrainConfig, checkpoint, fit, train
+from burnish_train.arguments import arguments_for
 from burnish_train.data import read_splits
 from burnish_train.device import check_precision, precision_of, use_cuda
 from burnish_train.losses import cross_entropy
@@ -293,6 +294,15 @@ def test_bf16_trains_and_what_is_written_is_float32(train_config, tmp_path):
     plain = train(train_config(out=tmp_path / "plain", num_train_epochs=1.0))
     assert plain["precision"] == "fp32"
     assert 0 < furthest_apart(tmp_path / "run", tmp_path / "plain") < 0.1
+
+
+def test_a_process_learns_on_one_gpu_of_several(train_config, tmp_path):
+    config = train_config(per_device_train_batch_size=16)
+    arguments = arguments_for(config, tmp_path, None, cuda=False, precision="fp32")
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 8  # as transformers finds them
+    assert transformers.TrainingArguments.n_gpu.fget(arguments) == 8
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 16)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

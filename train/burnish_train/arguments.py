@@ -21,11 +21,24 @@ from burnish_train.speed import Speed
 TIMED_LOGS = 20
 
 
+class OneDevice(transformers.TrainingArguments):
+    """Settings of a process that learns on one device.
+
+    Where a machine has several GPUs, transformers copies the model to all of them within one process and multiplies the
+    batch. Here a batch is what the settings say, and ``torchrun`` is how several GPUs share it.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """Return 1 where there is a GPU, however many there are."""
+        return min(super().n_gpu, 1)
+
+
 def arguments_for(
     config: TrainConfig, work: Path, metric: str | None, *, cuda: bool, precision: str
 ) -> transformers.TrainingArguments:
     """Return the Trainer's settings of a run; the metric, None without dev rows, chooses its best epoch."""
-    return transformers.TrainingArguments(
+    return OneDevice(
         output_dir=str(work),
         num_train_epochs=config.num_train_epochs,
         learning_rate=config.learning_rate,
